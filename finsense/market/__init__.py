@@ -1,0 +1,1 @@
+"""What the world gives us: bars, sessions, instruments, charges, and simulated markets."""

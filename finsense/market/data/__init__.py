@@ -1,0 +1,1 @@
+"""Facts as data files: sessions, derivatives, charges, each row with its source."""

@@ -1,0 +1,1 @@
+"""Readers that turn files and frames of known vendors into Bars."""
