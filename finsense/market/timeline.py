@@ -27,7 +27,7 @@ MARKET = np.dtype(
         ("volume", np.int64),
         ("locked", np.int64),  # 1 locked at the upper circuit, -1 at the lower, 0 free
         ("schedule", np.int64),  # row of `costs.schedules()` in force
-        ("seconds_left", np.int64),  # from the bar's end to the session's close, pauses included; 0 for daily bars
+        ("seconds_left", np.int64),  # of continuous trading, from the bar's end; 0 for daily bars
         ("first_cell", np.int64),  # where the bar's stacked state begins on an environment's tape; unused elsewhere
     ]
 )
@@ -36,7 +36,9 @@ _SESSION = np.dtype(
     [
         ("day", np.int64),
         ("close_ns", np.int64),
-        ("length_ns", np.int64),
+        ("pause_start_ns", np.int64),  # of a split session; open_ns where there is no pause
+        ("pause_end_ns", np.int64),
+        ("length_ns", np.int64),  # of continuous trading
         ("interval_ns", np.int64),
         ("schedule", np.int64),
         ("previous_close_paise", np.int64),  # 0: unknown
@@ -84,7 +86,11 @@ def _describe(
     """Write one bar's fields into `row` and its account record into `record`."""
     left_ns = 0
     if session.interval_ns < DAY_NS:
-        left_ns = max(session.close_ns - time_ns - session.interval_ns, 0)
+        end_ns = time_ns + session.interval_ns
+        if time_ns < session.pause_start_ns:
+            left_ns = max(session.pause_start_ns - end_ns, 0) + session.close_ns - session.pause_end_ns
+        else:
+            left_ns = max(session.close_ns - end_ns, 0)
     row[OPEN], row[HIGH], row[LOW], row[CLOSE] = prices
     row[VOLUME] = volume
     row[SESSION_LEFT] = left_ns / session.length_ns
@@ -205,11 +211,21 @@ def session_record(
     charges: ChargeRules | None,
     previous_close_paise: int,
 ) -> tuple[int, ...]:
-    """What the kernels know of a session, in the order of its dtype."""
+    """What the kernels know of a session, in the order of its dtype.
+
+    Raises:
+        TimelineError: the session has more than one pause.
+    """
+    if len(session.windows) > 2:
+        raise TimelineError(
+            f"expected at most one pause in a session, found {len(session.windows) - 1} on {session.date}"
+        )
     return (
         session_day(session.date),
         session.close_ns,
-        session.close_ns - session.open_ns,
+        session.windows[0][1] if len(session.windows) == 2 else session.open_ns,
+        session.windows[-1][0],
+        sum(end_ns - start_ns for start_ns, end_ns in session.windows),
         interval_ns,
         _NO_SCHEDULE if charges is None else charges.schedule_index(session.date),
         previous_close_paise,

@@ -1,0 +1,1 @@
+"""What the account may do and did: orders, masks, fills, charges, equity."""

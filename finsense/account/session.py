@@ -1,0 +1,229 @@
+"""One step of trading: settle, observe, order. The backtest and the live loop call it bar by bar."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from finsense.account.mask import place_order, write_legal_actions
+from finsense.account.portfolio import ACCOUNT, ACCOUNT_FEATURES, apply_fill, mark, open_account, write_account_features
+from finsense.account.rules import AccountRules
+from finsense.market.bars import Bar, session_day
+from finsense.market.calendar import session_date
+from finsense.market.costs import ChargeRules
+from finsense.market.instruments import Instrument
+from finsense.market.timeline import Clock
+from finsense.state.builder import StateBuilder
+from finsense.state.spec import StateSpec
+
+
+class IllegalAction(ValueError):
+    """An action that the mask forbids."""
+
+
+class Fill(NamedTuple):
+    """A trade of the account.
+
+    Attributes:
+        time_ns: start of the bar in which it happened, ns UTC.
+        quantity: signed shares, + bought, - sold.
+        price_paise: price of one share.
+    """
+
+    time_ns: int
+    quantity: int
+    price_paise: int
+
+
+class Order(NamedTuple):
+    """A market order for the next bar's open.
+
+    Attributes:
+        time_ns: start of the bar at whose close it was decided, ns UTC.
+        quantity: signed shares, + buy, - sell.
+    """
+
+    time_ns: int
+    quantity: int
+
+
+class Observation(NamedTuple):
+    """What a policy sees at a bar's close; both arrays are the caller's own.
+
+    Attributes:
+        state: (1, F) float32: stacked market rows, then ACCOUNT_FEATURES.
+        mask: (1, A) bool, the legal actions.
+    """
+
+    state: NDArray[np.float32]
+    mask: NDArray[np.bool_]
+
+
+@njit(cache=True)
+def write_observation(
+    account: Any,
+    rules: Any,
+    market: Any,
+    schedule: Any,
+    market_states: NDArray[np.float32],
+    start: int,
+    width: int,
+    states: NDArray[np.float32],
+    masks: NDArray[np.bool_],
+    index: int,
+) -> None:
+    """Write row `index` of the states and the masks, for an account that was marked at this bar.
+
+    Args:
+        account: one ACCOUNT record.
+        rules: one RULES record.
+        market: the bar's MARKET record.
+        schedule: the SCHEDULE record in force.
+        market_states: (cells,) float32; the stacked market rows of this bar are its cells start .. start + width.
+        start: see above.
+        width: see above.
+        states: output, (N, F) float32.
+        masks: output, (N, A) bool.
+        index: the row to write.
+    """
+    # Cells are copied by index: a slice here would cost more than the copy.
+    for cell in range(width):
+        states[index, cell] = market_states[start + cell]
+    write_account_features(account, market.close_paise, states, index, width)
+    write_legal_actions(account, rules, market, schedule, masks, index)
+
+
+@njit(cache=True)
+def _settle(accounts: Any, rules: Any, schedules: Any, row: int, day: int, quantity: int, price_paise: int) -> None:
+    apply_fill(accounts[0], rules[0], schedules[row], day, quantity, price_paise)
+
+
+@njit(cache=True)
+def _observe(
+    accounts: Any,
+    rules: Any,
+    markets: Any,
+    schedules: Any,
+    market_state: NDArray[np.float32],
+    states: NDArray[np.float32],
+    masks: NDArray[np.bool_],
+) -> None:
+    market = markets[0]
+    mark(accounts[0], market.close_paise)
+    write_observation(
+        accounts[0],
+        rules[0],
+        market,
+        schedules[market.schedule],
+        market_state,
+        0,
+        len(market_state),
+        states,
+        masks,
+        0,
+    )
+
+
+@njit(cache=True)
+def _order(accounts: Any, rules: Any, markets: Any, schedules: Any, action: int) -> int:
+    market = markets[0]
+    return place_order(accounts[0], rules[0], market, schedules[market.schedule], action)
+
+
+@njit(cache=True)
+def _open(accounts: Any, rules: Any) -> None:
+    open_account(accounts[0], rules[0])
+
+
+def new_account(rules: NDArray[Any]) -> NDArray[Any]:
+    """A fresh account: one record of dtype ACCOUNT, shape (1,)."""
+    accounts = np.zeros(1, ACCOUNT)
+    _open(accounts, rules)
+    return accounts
+
+
+class Session:
+    """One account trading one symbol, bar by bar.
+
+    The order of calls per bar is `settle`, `observe`, and (when there is an observation) `order`.
+
+    Attributes:
+        account: (1,) of dtype ACCOUNT, the books; read it, never write it.
+        action_count: number of actions.
+        state_width: F, number of values in a state.
+    """
+
+    def __init__(
+        self, instrument: Instrument, interval: str, spec: StateSpec, rules: AccountRules, charges: ChargeRules
+    ) -> None:
+        self._clock = Clock(instrument, interval, charges)
+        self._builder = StateBuilder(spec)
+        self._rules = rules.record(interval)
+        self._charges = charges
+        self._schedules = charges.schedules()
+        self._mask = np.zeros((1, int(self._rules["actions"][0])), np.bool_)
+        self._time_ns = 0
+        self._ruin_paise = int(self._rules["ruin_paise"][0])
+        self.account = new_account(self._rules)
+        self.action_count = self._mask.shape[1]
+        self.state_width = spec.width + len(ACCOUNT_FEATURES)
+
+    def warm(self, bar: Bar) -> None:
+        """Take a bar of the history before trading begins: it is seen, but the account does nothing."""
+        opens = self._clock.advance(bar)
+        self._builder.update(self._clock.row, opens)
+
+    @property
+    def ruined(self) -> bool:
+        """Whether the equity of the last mark has fallen to the ruin level: trading ends there, in every driver."""
+        return bool(self.account["equity_paise"].item() <= self._ruin_paise)
+
+    def settle(self, fills: Sequence[Fill]) -> None:
+        """Book the fills of the last order; none means that it was cancelled. Only here cash and position change.
+
+        Raises:
+            CostError: no charge schedule is known for a fill's date.
+        """
+        if not fills:
+            _settle(self.account, self._rules, self._schedules, 0, 0, 0, 0)
+        for fill in fills:
+            date = session_date(fill.time_ns)
+            row = self._charges.schedule_index(date)
+            _settle(self.account, self._rules, self._schedules, row, session_day(date), fill.quantity, fill.price_paise)
+
+    def observe(self, bar: Bar) -> Observation | None:
+        """Mark the account at the bar's close and see; None while the session lacks its warm-up.
+
+        Raises:
+            TimelineError: the bar is not later than the last one, or its date has no session.
+        """
+        opens = self._clock.advance(bar)
+        self._time_ns = bar.time_ns
+        if not self._builder.update(self._clock.row, opens):
+            return None
+        seen = Observation(np.empty((1, self.state_width), np.float32), np.empty((1, self.action_count), np.bool_))
+        _observe(
+            self.account,
+            self._rules,
+            self._clock.record,
+            self._schedules,
+            self._builder.market_state,
+            seen.state,
+            seen.mask,
+        )
+        self._mask[:] = seen.mask
+        return seen
+
+    def order(self, action: int) -> Order | None:
+        """Turn an action into an order for the next open; None when there is nothing to send.
+
+        Raises:
+            IllegalAction: the mask of the last observation forbids the action.
+        """
+        if not 0 <= action < self.action_count or not self._mask[0, action]:
+            legal = np.flatnonzero(self._mask[0]).tolist()
+            raise IllegalAction(f"action {action} is not legal at this bar; legal actions: {legal}")
+        quantity = _order(self.account, self._rules, self._clock.record, self._schedules, action)
+        return Order(self._time_ns, int(quantity)) if quantity else None

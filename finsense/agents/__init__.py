@@ -1,0 +1,1 @@
+"""Learners: each trains on an experiment and exports a bundle."""

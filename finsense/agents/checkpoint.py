@@ -1,0 +1,184 @@
+"""Checkpoints: everything that an exact resume needs, written whole or not at all."""
+
+import hashlib
+import io
+import json
+import os
+import shutil
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sb3_contrib import MaskablePPO
+
+from finsense.agents.validation import Verdict
+from finsense.envs.vector import TradingVecEnv
+
+MODEL, BEST, ARRAYS, PROGRESS = "model.zip", "best.zip", "arrays.npz", "progress.json"
+_KEPT = 2
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is missing or damaged."""
+
+
+@dataclass
+class Best:
+    """The best weights so far.
+
+    Attributes:
+        steps: environment steps after which they were reached.
+        verdict: what they did on the validation span.
+        weights: Stable-Baselines3's zip of them.
+    """
+
+    steps: int
+    verdict: Verdict
+    weights: bytes
+
+
+def saved_weights(model: MaskablePPO) -> bytes:
+    """Stable-Baselines3's zip of a model; it loads in plain sb3-contrib."""
+    buffer = io.BytesIO()
+    model.save(buffer)
+    return buffer.getvalue()
+
+
+def save_checkpoint(folder: Path, model: MaskablePPO, envs: TradingVecEnv, best: Best | None, evaluated: int) -> Path:
+    """Write a checkpoint between two rollouts; only the last ones are kept.
+
+    Args:
+        folder: of all checkpoints.
+        model: the learner.
+        envs: what it trains on.
+        best: the best weights so far.
+        evaluated: environment steps at the last evaluation.
+
+    Raises:
+        OSError: it cannot be written; the checkpoints before it are untouched.
+    """
+    arrays = io.BytesIO()
+    np.savez(arrays, **_arrays(model, envs))
+    content = {MODEL: saved_weights(model), ARRAYS: arrays.getvalue()}
+    if best is not None:
+        content[BEST] = best.weights
+    progress = {
+        "steps": model.num_timesteps,
+        "updates": model._n_updates,
+        "evaluated": evaluated,
+        "best": None if best is None else {"steps": best.steps, "verdict": best.verdict.as_dict()},
+        "episodes": [{name: info[name] for name in ("r", "l", "t")} for info in model.ep_info_buffer or ()],
+        "sha256": {name: hashlib.sha256(data).hexdigest() for name, data in content.items()},
+    }
+    content[PROGRESS] = json.dumps(progress, indent=2).encode()
+    path = folder / f"step_{model.num_timesteps:012d}"
+    _write_whole(path, content)
+    for old in _found(folder)[:-_KEPT]:
+        shutil.rmtree(old)
+    return path
+
+
+def restore_checkpoint(folder: Path, model: MaskablePPO, envs: TradingVecEnv) -> tuple[Best | None, int]:
+    """Put a fresh model and fresh environments where the newest checkpoint left them.
+
+    Returns:
+        The best weights so far, and the environment steps at the last evaluation.
+
+    Raises:
+        CheckpointError: there is none, or it is damaged.
+    """
+    found = _found(folder)
+    if not found:
+        raise CheckpointError(f"expected a checkpoint in {folder}, found none; start the run anew")
+    path = found[-1]
+    progress, content = _read_verified(path)
+    model.set_parameters(io.BytesIO(content[MODEL]), device="cpu")  # type: ignore[arg-type]
+    with np.load(io.BytesIO(content[ARRAYS]), allow_pickle=False) as arrays:
+        _restore_arrays(arrays, model, envs)
+    model.num_timesteps = progress["steps"]
+    model._n_updates = progress["updates"]
+    model.ep_info_buffer = deque(progress["episodes"], maxlen=model._stats_window_size)
+    model.ep_success_buffer = deque(maxlen=model._stats_window_size)
+    best = progress["best"]
+    if best is None:
+        return None, progress["evaluated"]
+    verdict = Verdict.from_dict(best["verdict"])
+    return Best(best["steps"], verdict, content[BEST]), progress["evaluated"]
+
+
+def _environment_arrays(envs: TradingVecEnv) -> dict[str, NDArray[Any]]:
+    """Every array in which the environments keep their state, not copied."""
+    core = envs.core
+    return {
+        "envs": core.envs,
+        "accounts": core.accounts,
+        "masks": core.masks,
+        "reward_memory": core._memory,
+        "episode_lengths": envs._lengths,
+        "episode_returns": envs._returns,
+    }
+
+
+def _arrays(model: MaskablePPO, envs: TradingVecEnv) -> dict[str, Any]:
+    # SB3 draws its minibatches from numpy's global generator.
+    _, keys, position, has_gauss, cached_gauss = np.random.get_state()  # noqa: NPY002
+    return {
+        **_environment_arrays(envs),
+        "last_observations": np.asarray(model._last_obs),
+        "last_episode_starts": np.asarray(model._last_episode_starts),
+        "torch_random": torch.get_rng_state().numpy(),
+        "numpy_random_keys": np.asarray(keys),
+        "numpy_random_rest": np.array([position, has_gauss, cached_gauss], np.float64),
+    }
+
+
+def _restore_arrays(arrays: Any, model: MaskablePPO, envs: TradingVecEnv) -> None:
+    for name, array in _environment_arrays(envs).items():
+        array[...] = arrays[name]
+    model._last_obs = arrays["last_observations"]
+    model._last_episode_starts = arrays["last_episode_starts"]
+    torch.set_rng_state(torch.from_numpy(arrays["torch_random"]))
+    position, has_gauss, cached_gauss = arrays["numpy_random_rest"].tolist()
+    keys = arrays["numpy_random_keys"]
+    np.random.set_state(("MT19937", keys, int(position), int(has_gauss), cached_gauss))  # noqa: NPY002
+
+
+def _found(folder: Path) -> list[Path]:
+    """The whole checkpoints, oldest first."""
+    return sorted(folder.glob("step_*"))
+
+
+def _read_verified(path: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
+    advice = f"remove {path} to go on from the checkpoint before it, or start the run anew"
+    try:
+        progress: dict[str, Any] = json.loads((path / PROGRESS).read_bytes())
+        content = {name: (path / name).read_bytes() for name in progress["sha256"]}
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"the checkpoint {path} cannot be read ({error}); {advice}") from error
+    for name, expected in progress["sha256"].items():
+        found = hashlib.sha256(content[name]).hexdigest()
+        if found != expected:
+            raise CheckpointError(
+                f"{path / name} was changed after it was saved: expected SHA-256 {expected}, found {found}; {advice}"
+            )
+    return progress, content
+
+
+def _write_whole(path: Path, content: dict[str, bytes]) -> None:
+    fresh = path.with_name(f".{path.name}.new-{os.getpid()}")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    try:
+        for name, data in content.items():
+            with open(fresh / name, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        shutil.rmtree(path, ignore_errors=True)
+        fresh.rename(path)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)

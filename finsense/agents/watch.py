@@ -1,0 +1,203 @@
+"""Watches a training from rollout to rollout: figures, evaluations, the best weights, checkpoints, and the end."""
+
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import structlog
+from numpy.typing import NDArray
+from sb3_contrib import MaskablePPO
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import HParam
+
+from finsense.agents.checkpoint import Best, save_checkpoint, saved_weights
+from finsense.agents.network import MaskedActor, weights_finite
+from finsense.agents.progress import Progress, TrainingInterrupted
+from finsense.agents.rollout_figures import decision_figures, episode_figures, exposure_figures
+from finsense.agents.validation import Judge
+from finsense.config import Experiment
+from finsense.envs.vector import TradingVecEnv
+
+log = structlog.get_logger()
+
+_WINDOW = 100
+# They are logged as scalars of the same names, or TensorBoard's HPARAMS tab stays empty.
+_METRICS = (
+    "eval/log_return",
+    "eval/mean_reward",
+    "eval/sharpe",
+    "portfolio/net_return",
+    "rollout/ep_rew_mean",
+    "trades/per_day",
+)
+
+
+class TrainingError(ValueError):
+    """A training that cannot go on."""
+
+
+class Watch(BaseCallback):
+    """Acts between two rollouts, where the weights are settled and an exact resume is possible.
+
+    Args:
+        experiment: what is trained.
+        judge: of the validation span.
+        checkpoints: their folder.
+        texts: shown in TensorBoard's text tab, name -> markdown.
+        asked_to_stop: set when the run shall end with a checkpoint.
+        report: called with the progress after each rollout.
+        best: best weights so far, of a resumed run.
+        evaluated: environment steps at the last evaluation, of a resumed run.
+    """
+
+    model: MaskablePPO
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        judge: Judge,
+        checkpoints: Path,
+        texts: dict[str, str],
+        asked_to_stop: threading.Event,
+        report: Callable[[Progress], None] | None,
+        best: Best | None = None,
+        evaluated: int = 0,
+    ) -> None:
+        super().__init__()
+        self.best = best
+        self._experiment = experiment
+        self._agent = experiment.agent
+        self._judge = judge
+        self._checkpoints = checkpoints
+        self._texts = texts
+        self._asked_to_stop = asked_to_stop
+        self._report = report
+        self._evaluated = evaluated
+        self._latest = best.verdict if best else None
+        self._ended: deque[NDArray[Any]] = deque(maxlen=_WINDOW)
+        self._ended_bars: deque[int] = deque(maxlen=_WINDOW)
+
+    def _on_training_start(self) -> None:
+        self._settled = self._saved = self._first_step = self.model.num_timesteps
+        self._started_s = time.monotonic()
+        tape = self._envs.core.tape
+        bars = sum(int(last) - int(first) + 1 for first, last in tape.spans)
+        days = sum(len(set(tape.markets["day"][first : last + 1].tolist())) for first, last in tape.spans)
+        self._bars_per_session = bars / days
+        if self._first_step == 0:
+            settings = {**self._agent.model_dump(mode="json"), **_flat("reward", self._experiment.reward.model_dump())}
+            settings |= {"seed": self._experiment.seed, "name": self._experiment.name}
+            plain = {
+                name: value if isinstance(value, bool | int | float | str) else str(value)
+                for name, value in settings.items()
+            }
+            self._record("hparams", HParam(plain, dict.fromkeys(_METRICS, 0.0)))
+            for name, text in self._texts.items():
+                self._record(f"run/{name}", text)
+
+    def _on_step(self) -> bool:
+        dones = self.locals["dones"]
+        if dones.any():
+            for index in dones.nonzero()[0].tolist():
+                info = self.locals["infos"][index]
+                self._ended.append(info["account"])
+                self._ended_bars.append(info["episode"]["l"])
+        return True
+
+    def _on_rollout_end(self) -> None:
+        buffer = self.model.rollout_buffer
+        names, hold = self._experiment.account.action_names, self._experiment.account.hold_action
+        decisions = decision_figures(buffer, names, hold)
+        episodes = episode_figures(
+            list(self._ended), self._ended_bars, self._experiment.account.balance_paise, self._bars_per_session
+        )
+        for name, value in {**decisions, **exposure_figures(buffer, self._bars_per_session), **episodes}.items():
+            self.logger.record(name, value)
+        if self._report is not None:
+            trades = episodes.get("trades/per_episode", math.nan)
+            self._report(self._progress(trades, decisions[f"actions/{names[hold].replace(' ', '_')}_share"]))
+
+    def _on_rollout_start(self) -> None:
+        self._settle(last=False)
+
+    def _on_training_end(self) -> None:
+        self._settle(last=True)
+        self.logger.dump(self.model.num_timesteps)
+
+    @property
+    def _envs(self) -> TradingVecEnv:
+        envs = self.model.env
+        assert isinstance(envs, TradingVecEnv)
+        return envs
+
+    def _settle(self, last: bool) -> None:
+        """Everything that is due at this step."""
+        steps = self.model.num_timesteps
+        if steps > self._settled or last:
+            self._settled = steps
+            self._refuse_nan()
+            if steps > self._evaluated and (last or _due(steps, self._evaluated, self._agent.eval_every)):
+                self._evaluate()
+            stop = self._asked_to_stop.is_set()
+            if steps > self._saved and (last or stop or _due(steps, self._saved, self._agent.checkpoint_every)):
+                save_checkpoint(self._checkpoints, self.model, self._envs, self.best, self._evaluated)
+                self._saved = steps
+        if self._asked_to_stop.is_set():
+            raise TrainingInterrupted(f"interrupted after {steps} steps; the run can be resumed")
+
+    def _evaluate(self) -> None:
+        verdict = self._judge.judge(MaskedActor(self.model.policy))
+        steps = self._evaluated = self.model.num_timesteps
+        self._latest = verdict
+        for name, value in verdict.as_dict().items():
+            if value is not None:
+                self.logger.record(f"eval/{name}", value)
+        if self.best is None or verdict.log_return > self.best.verdict.log_return:
+            self.best = Best(steps, verdict, saved_weights(self.model))
+        log.info("evaluated", steps=steps, log_return=round(verdict.log_return, 5), best=self.best.steps == steps)
+
+    def _refuse_nan(self) -> None:
+        loss = self.logger.name_to_value.get("train/loss", 0.0)
+        if not math.isfinite(loss) or not weights_finite(self.model.policy):
+            raise diverged(self.model)
+
+    def _progress(self, trades: float, hold_share: float) -> Progress:
+        rollout = self._agent.envs * self._agent.n_steps
+        # A rollout is never cut short, so the last one may end beyond the steps that were asked for.
+        steps, total = self.model.num_timesteps, -(-self._agent.steps // rollout) * rollout
+        pace = (steps - self._first_step) / max(time.monotonic() - self._started_s, 1e-9)
+        rewards = [info["r"] for info in self.model.ep_info_buffer or ()]
+        return Progress(
+            steps=steps,
+            total=total,
+            steps_per_s=pace,
+            seconds_left=(total - steps) / pace,
+            reward_mean=sum(rewards) / len(rewards) if rewards else math.nan,
+            trades_per_episode=trades,
+            hold_share=hold_share,
+            last_eval=self._latest,
+        )
+
+    def _record(self, name: str, value: Any) -> None:
+        self.logger.record(name, value, exclude=("stdout", "log", "json", "csv"))
+
+
+def diverged(model: MaskablePPO) -> TrainingError:
+    """The error for weights or a loss that are not finite."""
+    return TrainingError(
+        f"the loss or the weights are no longer finite after {model.num_timesteps} steps (update {model._n_updates}); "
+        "the last good checkpoint was kept. Lower agent.learning_rate or reward.scale, and look at train/ in"
+        " TensorBoard"
+    )
+
+
+def _due(steps: int, before: int, every: int) -> bool:
+    return steps // every > before // every
+
+
+def _flat(prefix: str, values: dict[str, Any]) -> dict[str, Any]:
+    return {f"{prefix}.{name}": value for name, value in values.items()}

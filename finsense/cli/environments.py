@@ -1,0 +1,64 @@
+"""Drives the environments through a span with a policy's decisions, for the proof of parity."""
+
+import datetime as dt
+
+import numpy as np
+
+from finsense.account.session import Observation
+from finsense.account.trace import Recorder, Trace
+from finsense.envs.core import EpisodeRules, TradingCore
+from finsense.envs.tape import build_tape
+from finsense.envs.trading import TradingEnv
+from finsense.envs.vector import VectorTradingEnv
+from finsense.evaluation.backtest import Setting
+from finsense.market.bars import Bars
+from finsense.market.instruments import instrument
+from finsense.model.policy import Policy
+
+# The vector environment is driven with this many accounts; the one in the middle is recorded.
+_VECTOR_WIDTH = 3
+
+
+def _note(recorder: Recorder, core: TradingCore, index: int, seen: Observation, action: int) -> None:
+    time_ns = int(core.tape.times[core.envs["bar"][index]])
+    recorder.append(time_ns, seen, action, 0, core.accounts[index : index + 1])
+
+
+def drive_single(policy: Policy, bars: Bars, setting: Setting, first: dt.date | None, last: dt.date | None) -> Trace:
+    """The policy in a TradingEnv over the whole span; errors as in `build_tape`."""
+    stock = instrument(bars.symbol, derivatives=bars.derivatives)
+    tape = build_tape([(bars, stock)], setting.state, setting.costs, first, last)
+    env = TradingEnv(tape, setting.account, EpisodeRules(random_start=False))
+    recorder = Recorder()
+    state, _ = env.reset(seed=0)
+    over = False
+    while True:
+        seen = Observation(state[None, :], env.action_masks()[None, :])
+        action = policy.act(seen.state, seen.mask).action
+        _note(recorder, env.core, 0, seen, action)
+        if over:
+            return recorder.trace()
+        state, _, terminated, truncated, _ = env.step(action)
+        over = terminated or truncated
+
+
+def drive_vector(policy: Policy, bars: Bars, setting: Setting, first: dt.date | None, last: dt.date | None) -> Trace:
+    """The policy in a VectorTradingEnv over the whole span, decided row by row; errors as in `build_tape`."""
+    stock = instrument(bars.symbol, derivatives=bars.derivatives)
+    tape = build_tape([(bars, stock)], setting.state, setting.costs, first, last)
+    env = VectorTradingEnv(tape, setting.account, _VECTOR_WIDTH, EpisodeRules(random_start=False))
+    middle = _VECTOR_WIDTH // 2
+    recorder = Recorder()
+    states, _ = env.reset(seed=0)
+    while True:
+        seen = Observation(states[middle : middle + 1].copy(), env.action_masks()[middle : middle + 1])
+        action = policy.act(seen.state, seen.mask).action
+        _note(recorder, env.core, middle, seen, action)
+        next_bar = int(env.core.envs["bar"][middle]) + 1
+        states, _, terminated, truncated, info = env.step(np.full(_VECTOR_WIDTH, action))
+        if terminated[middle] or truncated[middle]:
+            # The next episode has begun; what is left of this one is its last state and its books.
+            ended = Observation(info["final_obs"][middle][None, :], seen.mask)
+            account = env.core.final_accounts[middle : middle + 1]
+            recorder.append(int(tape.times[next_bar]), ended, action, 0, account)
+            return recorder.trace()

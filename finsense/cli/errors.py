@@ -1,0 +1,72 @@
+"""From an exception to a message on stderr and an exit code."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import typer
+
+from finsense.account.session import IllegalAction
+from finsense.config import ConfigError
+from finsense.live.journal import JournalError
+from finsense.live.loop import BooksDiffer
+from finsense.market.bars import BarsError
+from finsense.market.calendar import CalendarError
+from finsense.market.costs import CostError
+from finsense.market.instruments import InstrumentError
+from finsense.market.simulate import SimulationError
+from finsense.market.timeline import TimelineError
+from finsense.model.bundle import BundleError
+from finsense.model.onnx_policy import OnnxPolicyError
+from finsense.state.builder import HistoryError
+from finsense.state.scaler import ScalerError
+
+RUNTIME, USAGE, CONFIG, DATA, GATE, HALT, INTERRUPTED = 1, 2, 3, 4, 5, 8, 130
+
+_KINDS: dict[type[Exception], tuple[str, int]] = {
+    BarsError: ("data", DATA),
+    HistoryError: ("data", DATA),
+    TimelineError: ("data", DATA),
+    ScalerError: ("data", DATA),
+    InstrumentError: ("data", DATA),
+    SimulationError: ("data", DATA),
+    CalendarError: ("calendar", DATA),
+    CostError: ("costs", DATA),
+    BundleError: ("bundle", GATE),
+    JournalError: ("journal", RUNTIME),
+    BooksDiffer: ("books", HALT),
+    IllegalAction: ("policy", RUNTIME),
+    OnnxPolicyError: ("policy", RUNTIME),
+    OSError: ("system", RUNTIME),
+}
+
+
+def refuse(area: str, message: str, exit_code: int) -> NoReturn:
+    """Say on stderr what is wrong and leave with the exit code."""
+    typer.echo(f"error[{area}]: {message}", err=True)
+    raise typer.Exit(exit_code)
+
+
+def guarded(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with every foreseen error turned into a message and an exit code; others keep their traceback."""
+
+    @functools.wraps(command)
+    def run(*arguments: Any, **options: Any) -> None:
+        try:
+            command(*arguments, **options)
+        except ConfigError as error:
+            typer.echo(str(error), err=True)
+            raise typer.Exit(CONFIG) from error
+        except KeyboardInterrupt as error:
+            typer.echo("interrupted: what was done so far is saved", err=True)
+            raise typer.Exit(INTERRUPTED) from error
+        except Exception as error:
+            found = next((kind for cls, kind in _KINDS.items() if isinstance(error, cls)), None)
+            # A learner's own errors live beside torch, which a live box does not have, so they are known by their home.
+            if found is None and type(error).__module__.startswith("finsense.agents"):
+                found = ("train", RUNTIME)
+            if found is None:
+                raise
+            refuse(found[0], str(error), found[1])
+
+    return run

@@ -1,0 +1,43 @@
+"""The one place where an optional extra is imported."""
+
+from types import ModuleType
+
+from finsense.cli.errors import USAGE, refuse
+
+_TRAINING = (
+    "torch",
+    "stable_baselines3",
+    "sb3_contrib",
+    "gymnasium",
+    "onnx",
+    "onnxscript",
+    "tensorboard",
+    "matplotlib",
+)
+
+
+def _missing(error: ModuleNotFoundError, what: str) -> None:
+    """Refuse with the command that installs the extra; a missing module of our own is a fault and is raised."""
+    if (error.name or "").split(".")[0] not in _TRAINING:
+        raise error
+    refuse("extras", f"{what} needs `{error.name}`: pip install 'finsense[train]'", USAGE)
+
+
+def ppo_learner() -> ModuleType:
+    """`finsense.agents.ppo`, of the extra [train]."""
+    try:
+        from finsense.agents import ppo  # noqa: PLC0415  (the extra [train])
+    except ModuleNotFoundError as error:
+        _missing(error, "training")
+        raise
+    return ppo
+
+
+def environment_drivers() -> ModuleType:
+    """`finsense.cli.environments`, of the extra [train]."""
+    try:
+        from finsense.cli import environments  # noqa: PLC0415  (the extra [train])
+    except ModuleNotFoundError as error:
+        _missing(error, "driving an environment")
+        raise
+    return environments

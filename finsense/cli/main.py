@@ -1,0 +1,72 @@
+"""The command `finsense`: registers every command and starts the one asked for."""
+
+import logging
+import sys
+from typing import Annotated
+
+import structlog
+import typer
+
+from finsense import __version__
+from finsense.cli.backtest import backtest
+from finsense.cli.calendar import calendar
+from finsense.cli.config import config_app
+from finsense.cli.costs import costs
+from finsense.cli.demo import demo
+from finsense.cli.doctor import doctor
+from finsense.cli.errors import guarded
+from finsense.cli.paper import paper
+from finsense.cli.parity import parity
+from finsense.cli.state import state
+from finsense.cli.train import train
+
+app = typer.Typer(
+    name="finsense",
+    help="Reinforcement learning for Indian equities: train, prove, and run the same policy.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+_FILE = "--data bars.parquet --symbol RELIANCE --from 2023-12-01 --to 2023-12-29"
+for command, example in (
+    (demo, "finsense demo"),
+    (train, "finsense train configs/ppo_reliance_5m.yaml --set agent.steps=200000 --json"),
+    (backtest, f"finsense backtest checkpoints/ppo_reliance_5m {_FILE} --report report.html"),
+    (
+        paper,
+        f"finsense paper --bundle checkpoints/ppo_reliance_5m {_FILE.replace('--data', '--replay')} --journal j.db",
+    ),
+    (parity, f"finsense parity checkpoints/ppo_reliance_5m {_FILE}"),
+    (state, "finsense state configs/ppo_reliance_5m.yaml --data bars.parquet --symbol RELIANCE --out states.npz"),
+    (costs, "finsense costs --contract-note fills.csv --json"),
+    (calendar, "finsense calendar 2026-08-03 --derivatives"),
+    (doctor, "finsense doctor --json"),
+):
+    app.command(epilog=f"Example: {example}")(guarded(command))
+app.add_typer(config_app)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"finsense {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Every command has --help with an example; data goes to stdout, logs and errors to stderr."""
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    structlog.configure(
+        processors=[structlog.processors.add_log_level, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        # Looked up at each line: while a progress bar is drawn, sys.stderr is the one that writes above it.
+        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
+    )
+    app()

@@ -1,0 +1,52 @@
+"""The options that several commands share, and how their texts become values."""
+
+import datetime as dt
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from finsense.cli.errors import USAGE, refuse
+from finsense.evaluation.backtest import Setting
+from finsense.market.bars import Bars
+from finsense.market.sources.files import load_bars
+from finsense.model.bundle import Bundle
+
+BundleFolder = Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder of an exported policy.")]
+DataFile = Annotated[
+    Path,
+    typer.Option("--data", metavar="FILE", exists=True, dir_okay=False, help="Bars: .parquet, .csv or .csv.gz."),
+]
+SymbolName = Annotated[str, typer.Option("--symbol", metavar="S", help="Which symbol of the file.")]
+FromDate = Annotated[str | None, typer.Option("--from", metavar="DATE", help="First date (IST), inclusive.")]
+ToDate = Annotated[str | None, typer.Option("--to", metavar="DATE", help="Last date (IST), inclusive.")]
+Zone = Annotated[str | None, typer.Option("--timezone", help="Zone of stamps that carry none, e.g. Asia/Kolkata.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document to stdout.")]
+
+
+def as_date(text: str | None) -> dt.date | None:
+    """The date that an option names; a wrong one ends the command with exit code 2."""
+    if text is None:
+        return None
+    try:
+        return dt.date.fromisoformat(text)
+    except ValueError:
+        refuse("usage", f"expected a date like 2023-12-01, found {text!r}", USAGE)
+
+
+def bars_for(bundle: Bundle, data: Path, symbol: str, timezone: str | None) -> Bars:
+    """The bars of a file, at the interval that the bundle was trained on."""
+    manifest = bundle.manifest
+    return load_bars(data, symbol, manifest.interval, timezone=timezone, derivatives=manifest.derivatives)
+
+
+def setting_of(bundle: Bundle) -> Setting:
+    """The terms a bundle was trained under."""
+    manifest = bundle.manifest
+    return Setting(manifest.state, manifest.account, manifest.costs, manifest.sessions_per_year)
+
+
+def print_json(document: dict[str, Any]) -> None:
+    """One JSON document on stdout, and nothing else."""
+    typer.echo(json.dumps(document, indent=2, default=str, allow_nan=False))

@@ -1,0 +1,62 @@
+"""The progress of a training: a live line on a terminal, a plain line every few seconds elsewhere."""
+
+import math
+import time
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+_SECONDS_BETWEEN_LINES = 10.0
+
+
+class TrainingProgress:
+    """Shows steps/s, reward, trades per episode and the time left; call it with the learner's progress."""
+
+    def __init__(self, console: Console, *, quiet: bool = False) -> None:
+        self._console = console
+        self._quiet = quiet
+        self._last_line_s = time.monotonic()
+        self._bar: Progress | None = None
+        if console.is_terminal and not quiet:
+            self._bar = Progress(
+                TextColumn("training"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[text]}"),
+                TimeRemainingColumn(),
+                console=console,
+            )
+            self._task = self._bar.add_task("training", total=None, text="")
+
+    def __enter__(self) -> Self:
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def __call__(self, progress: Any) -> None:
+        """Show one `finsense.agents.ppo.Progress`."""
+        reward, trades = _known(progress.reward_mean, "+.3f"), _known(progress.trades_per_episode, ".1f")
+        text = (
+            f"{progress.steps_per_s:,.0f} steps/s  reward {reward}  {trades} trades/episode  "
+            f"hold {progress.hold_share:.0%}"
+        )
+        if self._bar:
+            self._bar.update(self._task, completed=progress.steps, total=progress.total, text=text)
+        elif not self._quiet and time.monotonic() - self._last_line_s >= _SECONDS_BETWEEN_LINES:
+            self._last_line_s = time.monotonic()
+            self._console.print(
+                f"{progress.steps:,}/{progress.total:,}  {text}  {progress.seconds_left:.0f} s left", soft_wrap=True
+            )
+
+
+def _known(value: float, form: str) -> str:
+    """The value, or a dash while no episode has ended."""
+    return "-" if math.isnan(value) else format(value, form)

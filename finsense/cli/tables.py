@@ -1,0 +1,37 @@
+"""Reports as tables for a person."""
+
+from rich.console import Console
+from rich.table import Table
+
+from finsense.evaluation.backtest import Report
+from finsense.evaluation.wording import decimal, percent, whole_rupees
+
+
+def show_reports(console: Console, reports: list[Report]) -> None:
+    """The policies side by side, the judged one first."""
+    table = Table(title=f"{reports[0].symbol}: after charges, under the same rules and fills", padding=(0, 1), box=None)
+    table.add_column("")
+    for report in reports:
+        table.add_column(report.name, justify="right", overflow="fold")
+    figures = [report.performance for report in reports]
+    rows = {
+        "final equity": [whole_rupees(p.final_equity_paise / 100) for p in figures],
+        "total return": [percent(p.total_return, signed=True) for p in figures],
+        "Sharpe, annual": [decimal(p.sharpe) for p in figures],
+        "max drawdown": [percent(p.max_drawdown) for p in figures],
+        "trades": [str(p.trades) for p in figures],
+        "win rate": [percent(p.win_rate, places=0) for p in figures],
+        "exposure": [percent(p.exposure, places=0) for p in figures],
+        "charges": [whole_rupees(p.charges_paise / 100) for p in figures],
+    }
+    for label, values in rows.items():
+        table.add_row(label, *values)
+    console.print(table)
+    first = figures[0]
+    console.print(
+        f"{first.bars} bars, {first.sessions} sessions; annual figures from session returns, "
+        f"{first.sessions_per_year} sessions a year"
+    )
+    for report in reports:
+        if len(report.trace.time_ns) < first.bars:
+            console.print(f"{report.name} was ruined after {len(report.trace.time_ns)} bars and stopped there")

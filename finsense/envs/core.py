@@ -1,0 +1,172 @@
+"""N accounts over a tape: the arrays that the compiled step works on. Every environment is a face of this."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+from gymnasium import spaces
+from gymnasium.utils import seeding
+from numpy.typing import NDArray
+
+from finsense.account.portfolio import ACCOUNT, ACCOUNT_FEATURES
+from finsense.account.rules import AccountRules
+from finsense.account.session import IllegalAction
+from finsense.envs.kernel import ENV, reset_envs, step_envs
+from finsense.envs.rewards import REWARD_INPUTS, REWARD_MEMORY, REWARDS
+from finsense.envs.tape import Tape
+
+
+@dataclass(frozen=True)
+class EpisodeRules:
+    """How an environment plays.
+
+    Attributes:
+        reward: a name in REWARDS.
+        reward_scale: every reward is multiplied by this.
+        reward_parameters: parameters of the reward that differ from its defaults.
+        bars: steps of an episode; None plays the whole span.
+        random_start: whether an episode starts at a random symbol and bar, or env i on symbol i from its first bar.
+    """
+
+    reward: str = "log_equity"
+    reward_scale: float = 1.0
+    reward_parameters: Mapping[str, float] = field(default_factory=dict)
+    bars: int | None = None
+    random_start: bool = True
+
+    def __post_init__(self) -> None:
+        if self.reward not in REWARDS:
+            raise ValueError(f"unknown reward `{self.reward}`; known: {', '.join(REWARDS)}")
+        unknown = sorted(set(self.reward_parameters) - set(REWARDS[self.reward].defaults))
+        if unknown:
+            raise ValueError(f"unknown parameter of reward `{self.reward}`: {', '.join(unknown)}")
+        if self.bars is not None and self.bars < 1:
+            raise ValueError(f"an episode needs at least 1 bar, found {self.bars}")
+
+
+class Outcome(NamedTuple):
+    """What one step gave. The first four arrays are the caller's own; the last two are reused by the next step.
+
+    Attributes:
+        states: (N, F) float32.
+        rewards: (N,) float32.
+        terminated: (N,) bool, ruined.
+        truncated: (N,) bool, at the end of the window.
+        finals: (N, F) float32, valid in the rows that ended: the last state of the episode.
+        accounts: (N,) of dtype ACCOUNT, valid in the rows that ended: the account as the episode left it.
+    """
+
+    states: NDArray[np.float32]
+    rewards: NDArray[np.float32]
+    terminated: NDArray[np.bool_]
+    truncated: NDArray[np.bool_]
+    finals: NDArray[np.float32]
+    accounts: NDArray[Any]
+
+
+class TradingCore:
+    """The state of N environments; memory grows with N x F, never with the length of the data.
+
+    Attributes:
+        tape: the market that all environments share, read only.
+        envs: (N,) of dtype ENV.
+        accounts: (N,) of dtype ACCOUNT.
+        masks: (N, A) bool, the legal actions now.
+        final_accounts: (N,) of dtype ACCOUNT, the books of the last episode that ended in each env.
+    """
+
+    def __init__(self, tape: Tape, rules: AccountRules, episode: EpisodeRules, count: int, autoreset: bool) -> None:
+        if count < 1:
+            raise ValueError(f"expected at least one environment, found {count}")
+        _check_length(tape, episode)
+        reward = REWARDS[episode.reward]
+        parameters = [episode.reward_parameters.get(name, default) for name, default in reward.defaults.items()]
+        record = rules.record(tape.interval)
+        self.tape = tape
+        self.rules = rules
+        self.episode = episode
+        self.count = count
+        self.state_width = tape.spec.width + len(ACCOUNT_FEATURES)
+        self.action_count = int(record["actions"][0])
+        self.envs = np.zeros(count, ENV)
+        self.accounts = np.zeros(count, ACCOUNT)
+        self.masks = np.zeros((count, self.action_count), np.bool_)
+        self._autoreset = autoreset
+        self._memory = np.zeros((count, REWARD_MEMORY))
+        self._finals = np.zeros((count, self.state_width), np.float32)
+        self.final_accounts = np.zeros(count, ACCOUNT)
+        cells = tape.states.reshape(-1)
+        self._world = (record, tape.markets, tape.schedules, cells, tape.spec.width, tape.states.shape[1])
+        self._window = (tape.spans, episode.bars or 0, episode.random_start)
+        scratch = np.zeros(REWARD_INPUTS), np.zeros(1)
+        self._reward = (reward.address, np.array([*parameters, 0.0]), float(episode.reward_scale), *scratch)
+
+    def spaces(self) -> "tuple[spaces.Box[np.float32], spaces.Discrete]":
+        """Observation and action space of one environment; a state is always finite, and so is its box."""
+        limit = float(np.finfo(np.float32).max)
+        return spaces.Box(-limit, limit, (self.state_width,), np.float32), spaces.Discrete(self.action_count)
+
+    def seed(self, seed: int) -> None:
+        """Seed env i with seed + i, as N single environments would be."""
+        self.envs["random"] = [draw_seed(seeding.np_random(seed + index)[0]) for index in range(self.count)]
+
+    def reset(self, chosen: NDArray[np.bool_] | None = None) -> NDArray[np.float32]:
+        """Start new episodes in the chosen environments (all by default); (N, F) float32, valid in those rows."""
+        states = np.zeros((self.count, self.state_width), np.float32)
+        picked = np.ones(self.count, np.bool_) if chosen is None else chosen
+        reset_envs(picked, self._world, self._window, self.envs, self.accounts, self._memory, states, self.masks)
+        return states
+
+    def step(self, actions: NDArray[np.int64]) -> Outcome:
+        """Step every environment.
+
+        Args:
+            actions: (N,) int64.
+
+        Raises:
+            IllegalAction: an action that its mask forbids; no environment was stepped.
+            ValueError: not one action per environment.
+        """
+        if actions.shape != self.masks.shape[:1]:
+            raise ValueError(f"expected one action for each of {self.count} environments, found shape {actions.shape}")
+        states = np.empty((self.count, self.state_width), np.float32)
+        rewards = np.empty(self.count, np.float32)
+        terminated, truncated = np.empty(self.count, np.bool_), np.empty(self.count, np.bool_)
+        fault = step_envs(
+            actions,
+            self._world,
+            self._window,
+            self._reward,
+            self.envs,
+            self.accounts,
+            self._memory,
+            self.masks,
+            self._autoreset,
+            states,
+            self.masks,
+            rewards,
+            terminated,
+            truncated,
+            self._finals,
+            self.final_accounts,
+        )
+        if fault >= 0:
+            legal = np.flatnonzero(self.masks[fault]).tolist()
+            raise IllegalAction(f"env {fault}: action {actions[fault]} is not legal here; legal actions: {legal}")
+        return Outcome(states, rewards, terminated, truncated, self._finals, self.final_accounts)
+
+
+def _check_length(tape: Tape, episode: EpisodeRules) -> None:
+    lengths = np.diff(tape.spans, axis=1)[:, 0]
+    if episode.bars is not None and episode.bars > lengths.min():
+        symbol = tape.symbols[int(lengths.argmin())]
+        raise ValueError(
+            f"an episode of {episode.bars} bars does not fit {symbol}, which has {lengths.min()} steps to trade; "
+            "shorten episode.bars or give a longer span"
+        )
+
+
+def draw_seed(generator: np.random.Generator) -> int:
+    """The seed of a compiled generator, drawn from numpy's."""
+    return int(generator.integers(0, 2**64, dtype=np.uint64))

@@ -1,0 +1,1 @@
+"""What is deployed: policies and bundles."""

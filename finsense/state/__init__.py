@@ -1,0 +1,1 @@
+"""What the agent sees: indicators, the session-anchored builder, the scaler."""
