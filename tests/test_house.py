@@ -25,8 +25,8 @@ def test_the_top_level_links_are_signposts(name: str) -> None:
 
 def test_the_wheel_has_one_import_name_and_its_data(tmp_path: Path) -> None:
     """Built from the tree as pip would build it."""
-    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-q", "-w", str(tmp_path), "."]
-    subprocess.run(command, cwd=_ROOT, check=True, capture_output=True)
+    pip_wheel = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--quiet"]
+    subprocess.run([*pip_wheel, "--wheel-dir", str(tmp_path), "."], cwd=_ROOT, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"finsense"}

@@ -94,8 +94,9 @@ def assert_one_state(bars: Bars, spec: StateSpec, cut: int) -> None:
 @settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_every_indicator_is_one_function_however_it_is_driven(name: str, data: st.DataObject) -> None:
-    warmup, history = data.draw(st.integers(30, 60)), data.draw(st.integers(1, 4))
-    spec = spec_of(data.draw(features(name)), warmup=warmup, history=history)
+    history, chosen = data.draw(st.integers(1, 4)), data.draw(features(name))
+    least = spec_of(chosen, warmup=1000).features[0].lookback + history - 1
+    spec = spec_of(chosen, warmup=least + data.draw(st.integers(0, 15)), history=history)
     span = data.draw(st.sampled_from([SPLIT, MUHURAT]))
     bars = rough_bars(data.draw(st.integers(0, 2**32 - 1)), *span)
     assert_one_state(bars, spec, data.draw(st.integers(0, len(bars) - 1)))
@@ -112,15 +113,15 @@ def test_every_preset_is_one_function_however_it_is_driven(preset: str, interval
 
 
 def test_all_indicators_side_by_side_do_not_disturb_each_other() -> None:
-    bars = rough_bars(5)
-    together = spec_of(*INDICATORS, warmup=40)
+    bars = rough_bars(5, dt.date(2024, 2, 22))
+    together = spec_of(*INDICATORS, warmup=110)
     matrix = build_states(timeline(bars, SIM, ChargeRules()), together)
     for name in INDICATORS:
-        alone = spec_of(name, warmup=40)
+        alone = spec_of(name, warmup=110)
         columns = [together.columns.index(column) for column in alone.columns]
         expected = build_states(timeline(bars, SIM, ChargeRules()), alone).rows
         assert matrix.rows[:, columns].tobytes() == np.ascontiguousarray(expected).tobytes()
-    assert_one_state(bars, together, 70)
+    assert_one_state(bars, together, len(bars) - 30)
 
 
 def test_classic29_has_29_columns() -> None:
@@ -211,8 +212,9 @@ PRICES = st.sampled_from([0.01, 0.02, 1.0, 99.95, 100.0, 100.05, 2500.0, 9_999_9
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_no_market_makes_an_indicator_infinite_or_not_a_number(name: str, data: st.DataObject) -> None:
-    spec = spec_of(data.draw(features(name)), warmup=30)
-    time_ns = session_times(SPLIT[0], dt.date(2024, 3, 4))
+    chosen = data.draw(features(name))
+    spec = spec_of(chosen, warmup=spec_of(chosen, warmup=1000).features[0].lookback)
+    time_ns = session_times(SPLIT[0], dt.date(2024, 3, 6))
     runs = data.draw(st.lists(st.tuples(PRICES, st.integers(1, 30)), min_size=1, max_size=12))
     closes = np.resize(np.repeat([price for price, _ in runs], [length for _, length in runs]), len(time_ns))
     volumes = data.draw(st.lists(st.sampled_from([0, 1, 10**12]), min_size=1, max_size=9))

@@ -53,7 +53,7 @@ def parity(
     timezone: Zone = None,
     as_json: AsJson = False,
 ) -> None:
-    """Drive the single env, the vector env, the backtest and the paper loop, and compare every bit; exit 5 if not equal."""
+    """Drive single env, vector env, backtest and paper loop over the same bars; exit 5 unless every bit is equal."""
     loaded = load_bundle(bundle)
     bars = bars_for(loaded, data, symbol, timezone)
     drivers = digests(loaded, bars, as_date(first), as_date(last))

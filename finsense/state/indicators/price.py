@@ -2,8 +2,10 @@
 
 import math
 
-from finsense.market.timeline import CLOSE
+from finsense.market.timeline import CLOSE, OPEN
+from finsense.state.indicators.columns import columns_named
 from finsense.state.registry import Parameters, indicator
+from finsense.state.windows import DELAY_CELLS, slide_delay
 
 
 def _differences(parameters: Parameters) -> int:
@@ -31,3 +33,74 @@ def price_change(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
     memory[0] = close
     for lag in range(differences):
         out[lag] = memory[1 + lag]
+
+
+@indicator(
+    defaults={"window": 5},
+    columns=columns_named("log_return"),
+    memory=lambda p: DELAY_CELLS + int(p["window"]),
+    lookback=lambda p: int(p["window"]) + 1,
+)
+def log_return(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
+    """Log return over the window.
+
+    Formula: ln(close[t] / close[t - window]). Unit: log return of `window` bars. Before the window is full the first
+    close stands in for those missing.
+    """
+    # memory: the window of closes
+    out[0] = math.log(bar[CLOSE] / slide_delay(memory, 0, int(parameters[0]), bar[CLOSE]))
+
+
+@indicator(
+    defaults={"lag_window": 5, "window": 5},
+    columns=columns_named("lagged_difference"),
+    memory=lambda p: 2 * DELAY_CELLS + int(p["lag_window"] + p["window"]),
+    lookback=lambda p: int(p["lag_window"] + p["window"]) + 1,
+)
+def lagged_difference(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
+    """Log difference of the close over a window that ended some bars ago: momentum that leaves out the latest bars.
+
+    Formula: ln(close[t - lag_window] / close[t - lag_window - window]), as momentum without its last month (Jegadeesh
+    1990); with a window of 1 it is that lag of `price_change`. Unit: log return of `window` bars. Before the window is
+    full the first close stands in for those missing.
+    """
+    lag = int(parameters[0])
+    # memory: the lag's closes, the window's closes
+    last = slide_delay(memory, 0, lag, bar[CLOSE])
+    first = slide_delay(memory, DELAY_CELLS + lag, int(parameters[1]), last)
+    out[0] = math.log(last / first)
+
+
+@indicator(defaults={}, columns=columns_named("gap"), memory=lambda p: 1, lookback=lambda p: 2)
+def gap(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
+    """Gap between two bars; that of the session, held all day, is `session_gap`.
+
+    Formula: open / previous close - 1. Unit: fraction; 0 at the first bar.
+    """
+    # memory: previous close
+    out[0] = (bar[OPEN] - memory[0]) / memory[0] if memory[0] > 0.0 else 0.0
+    memory[0] = bar[CLOSE]
+
+
+@indicator(
+    defaults={"divisions": 10},
+    columns=columns_named("round_number"),
+    memory=lambda p: 0,
+    lookback=lambda p: 1,
+)
+def round_number(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
+    """Distance to the nearest round number, where orders cluster (Osler 2003).
+
+    Formula: level / close - 1, level = the multiple of the step nearest to the close (halves up), step = (the greatest
+    power of ten not above the close) / divisions: with 10 divisions 2437 has the step 100 and the level 2400. Unit:
+    fraction of the close; 0 on a round number.
+    """
+    close = bar[CLOSE]
+    power = 1.0
+    while power * 10.0 <= close:
+        power *= 10.0
+    while power > close:
+        power /= 10.0
+    step = power / parameters[0]
+    level = math.floor(close / step + 0.5) * step
+    out[0] = (level - close) / close

@@ -1,9 +1,13 @@
-"""Volatility indicators."""
+"""Volatility indicators; all are fractions of the price per bar, so TA-Lib's NATR is `atr` itself (times 100)."""
 
 import math
 
-from finsense.market.timeline import CLOSE, HIGH, LOW
+from finsense.market.timeline import CLOSE, HIGH, LOW, OPEN
+from finsense.state.indicators.columns import columns_named
 from finsense.state.registry import indicator
+from finsense.state.windows import HIGHEST_CELLS, SUM_CELLS, slide_highest, slide_mean
+
+_LN_2 = math.log(2.0)
 
 
 @indicator(
@@ -66,3 +70,82 @@ def bollinger(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
     flat = band <= 1e-9 * mean
     out[0] = 0.0 if flat else (close - mean) / band
     out[1] = 0.0 if flat else 2.0 * band / mean
+
+
+@indicator(
+    defaults={"window": 14},
+    columns=columns_named("ui"),
+    memory=lambda p: HIGHEST_CELLS + SUM_CELLS + 2 * int(p["window"]),
+    lookback=lambda p: 2 * int(p["window"]) - 1,
+)
+def ui(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
+    """Ulcer index (Martin 1987): depth and length of the drawdowns of the close.
+
+    Formula: sqrt(mean of d^2 over the last `window` bars), d = close / (highest close of its own last `window`) - 1.
+    Unit: fraction of the peak (the usual index divided by 100). Before the window is full the bars seen stand for it; a
+    market that only rises or stands still gives 0.
+    """
+    window = int(parameters[0])
+    # memory: the window of closes, the window of squares of d
+    peak = slide_highest(memory, 0, window, bar[CLOSE])
+    depth = (bar[CLOSE] - peak) / peak
+    out[0] = math.sqrt(max(slide_mean(memory, HIGHEST_CELLS + window, window, depth * depth), 0.0))
+
+
+@indicator(
+    defaults={"window": 20},
+    columns=columns_named("realised_volatility"),
+    memory=lambda p: 1 + SUM_CELLS + int(p["window"]),
+    lookback=lambda p: int(p["window"]) + 1,
+)
+def realised_volatility(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
+    """Realised volatility (Andersen and Bollerslev 1998) of the close, per bar.
+
+    Formula: sqrt(mean of r^2 over the last `window` bars), r = ln(close / previous close); the mean return is taken as
+    0, and nothing is annualised. Unit: log return of one bar. Before the window is full the returns seen stand for it;
+    the first bar and a market that stands still give 0.
+    """
+    # memory: previous close, the window of squared returns
+    if memory[0] > 0.0:
+        change = math.log(bar[CLOSE] / memory[0])
+        out[0] = math.sqrt(max(slide_mean(memory, 1, int(parameters[0]), change * change), 0.0))
+    else:
+        out[0] = 0.0
+    memory[0] = bar[CLOSE]
+
+
+@indicator(
+    defaults={"window": 20},
+    columns=columns_named("parkinson"),
+    memory=lambda p: SUM_CELLS + int(p["window"]),
+    lookback=lambda p: int(p["window"]),
+)
+def parkinson(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
+    """Parkinson's volatility (Parkinson 1980) from the range inside each bar; gaps between bars are not in it.
+
+    Formula: sqrt(mean of ln(high / low)^2 over the last `window` bars / (4 ln 2)). Unit: log return of one bar. Before
+    the window is full the bars seen stand for it; bars of one price (also locked ones) give 0.
+    """
+    spread = math.log(bar[HIGH] / bar[LOW])
+    # memory: the window of squared ranges
+    variance = slide_mean(memory, 0, int(parameters[0]), spread * spread) / (4.0 * _LN_2)
+    out[0] = math.sqrt(max(variance, 0.0))
+
+
+@indicator(
+    defaults={"window": 20},
+    columns=columns_named("garman_klass"),
+    memory=lambda p: SUM_CELLS + int(p["window"]),
+    lookback=lambda p: int(p["window"]),
+)
+def garman_klass(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
+    """Garman and Klass's volatility (1980, their practical estimator) from range and body of each bar, without gaps.
+
+    Formula: sqrt(mean over the last `window` bars of ln(high / low)^2 / 2 - (2 ln 2 - 1) ln(close / open)^2). Unit: log
+    return of one bar. Before the window is full the bars seen stand for it; bars of one price give 0.
+    """
+    spread = math.log(bar[HIGH] / bar[LOW])
+    body = math.log(bar[CLOSE] / bar[OPEN])
+    # memory: the window of the bars' variances; a body lies inside its range, so none is below 0
+    variance = 0.5 * spread * spread - (2.0 * _LN_2 - 1.0) * body * body
+    out[0] = math.sqrt(max(slide_mean(memory, 0, int(parameters[0]), variance), 0.0))
