@@ -15,7 +15,7 @@ from finsense.market.bars import Bars
 from finsense.market.instruments import instrument
 from finsense.market.simulate import SimulatedMarket
 from finsense.market.sources.files import load_bars
-from finsense.market.timeline import BAR_FIELDS, CLOSE, HIGH, LOW, OPEN, VOLUME, timeline
+from finsense.market.timeline import BAR_FIELDS, CLOSE, HIGH, LOW, OPEN, SESSION_OPENS, VOLUME, timeline
 from finsense.state.foreign import call_kernel
 from finsense.state.spec import Feature, StateSpec
 
@@ -114,13 +114,14 @@ def assert_agree(pairs: list[Pair], since: int, tolerance: float = 1e-9) -> None
 
 
 def rows_from(close: Any, high: Any = None, low: Any = None, volume: Any = 1000.0) -> Floats:
-    """(n, BAR_FIELDS) float64 of a made-up market; without highs and lows each bar is one price."""
+    """(n, BAR_FIELDS) float64 of a made-up market of daily bars; without highs and lows each bar is one price."""
     closes = np.asarray(close, np.float64)
     rows = np.zeros((len(closes), BAR_FIELDS))
     rows[:, OPEN] = rows[:, CLOSE] = closes
     rows[:, HIGH] = closes if high is None else high
     rows[:, LOW] = closes if low is None else low
     rows[:, VOLUME] = volume
+    rows[:, SESSION_OPENS] = 1.0
     return rows
 
 

@@ -453,12 +453,13 @@ def test_the_end_of_the_data_truncates_and_only_ruin_terminates() -> None:
     assert steps == int(tape.spans[0, 1] - tape.spans[0, 0])
 
 
-def test_ruin_terminates() -> None:
+@pytest.mark.parametrize("bars", [None, 2])
+def test_ruin_terminates_also_on_the_last_bar_of_the_window(bars: int | None) -> None:
     time_ns = session_times(dt.date(2024, 1, 8), dt.date(2024, 1, 9))
     closes = np.full(len(time_ns), 100.0)
     closes[27:] = 25.0
     account = rules(actions=orders_of("all_in"), participation=None, ruin_fraction=0.3, slippage_bps=0)
-    env = make_env(tape_of(bars_of(time_ns, closes), spec=small_spec(warmup=25)), account)
+    env = make_env(tape_of(bars_of(time_ns, closes), spec=small_spec(warmup=25)), account, bars=bars)
     env.reset()
     assert env.step(np.int64(BUY))[2:4] == (False, False)
     _, reward, terminated, truncated, info = env.step(np.int64(HOLD))

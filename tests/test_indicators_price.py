@@ -28,7 +28,7 @@ from ta import others as ta_others
 
 from finsense.market.bars import Bars
 from finsense.market.sources.files import load_bars
-from finsense.market.timeline import OPEN, SESSION_LEFT
+from finsense.market.timeline import OPEN, SESSION_LEFT, SESSION_OPENS
 
 Parameters = Mapping[str, float]
 
@@ -191,7 +191,7 @@ def test_a_round_number_is_never_further_than_half_a_step(market: Market) -> Non
 
 def test_a_locked_day_has_no_range_and_its_levels_are_the_close() -> None:
     rows = rows_from([100.0, 120.0, 120.0, 120.0])
-    rows[:, SESSION_LEFT] = [0.0, 0.8, 0.4, 0.0]
+    rows[:, SESSION_OPENS] = [1, 1, 0, 0]
     assert (fold(rows, "session_range") == 0).all()
     assert (fold(rows, "session_open") == 0).all()
     np.testing.assert_allclose(fold(rows, "session_gap")[:, 0], [0, 0.2, 0.2, 0.2])

@@ -23,7 +23,7 @@ from indicator_oracles import (
 )
 from ta import volume as ta_volume
 
-from finsense.market.timeline import CLOSE, HIGH, LOW, SESSION_LEFT, VOLUME
+from finsense.market.timeline import CLOSE, HIGH, LOW, SESSION_LEFT, SESSION_OPENS, VOLUME
 
 Parameters = Mapping[str, float]
 
@@ -259,7 +259,7 @@ def test_one_silent_bar_does_not_spoil_the_ease_of_movement_as_in_ta(market: Mar
 def test_bars_of_one_price_count_in_the_volume_and_nowhere_else() -> None:
     """A locked bar has no place in its range: its volume dilutes the flow of the others."""
     rows = rows_from([100.0, 105.0, 105.0], [100.0, 105.0, 105.0], [90.0, 105.0, 105.0], [300.0, 100.0, 200.0])
-    rows[:, SESSION_LEFT] = [0.4, 0.2, 0.0]
+    rows[:, SESSION_OPENS] = [1, 0, 0]
     for name in ("adi", "cmf"):
         np.testing.assert_allclose(fold(rows, name)[:, 0], [1, 0.75, 0.5])
     np.testing.assert_allclose(fold(rows, "obv")[:, 0], [0, 0.25, 1 / 6])

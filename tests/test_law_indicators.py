@@ -9,7 +9,7 @@ from indicator_oracles import Floats, feature_of, fold, rows_from
 from markets import MUHURAT, SPLIT, rough_bars
 
 from finsense.market.instruments import instrument
-from finsense.market.timeline import CLOSE, HIGH, LOW, OPEN, SESSION_LEFT, VOLUME, timeline
+from finsense.market.timeline import CLOSE, HIGH, LOW, OPEN, SESSION_LEFT, SESSION_OPENS, VOLUME, timeline
 from finsense.state.registry import INDICATORS
 
 BARS = 240
@@ -22,7 +22,9 @@ def with_ranges(closes: Any, volume: Any = 1000.0) -> Floats:
     opens = np.append(closes[:1], closes[:-1])
     rows = rows_from(closes, np.maximum(opens, closes), np.minimum(opens, closes), volume)
     rows[:, OPEN] = opens
-    rows[:, SESSION_LEFT] = (19 - np.arange(len(closes)) % 20) / 20
+    place = np.arange(len(closes)) % 20
+    rows[:, SESSION_LEFT] = (19 - place) / 20
+    rows[:, SESSION_OPENS] = place == 0
     return rows
 
 

@@ -15,8 +15,8 @@ from finsense.market.costs import ChargeRules
 from finsense.market.instruments import Instrument
 
 # The fields of a bar as an indicator reads them, all float64.
-OPEN, HIGH, LOW, CLOSE, VOLUME, SESSION_LEFT = range(6)
-BAR_FIELDS = 6
+OPEN, HIGH, LOW, CLOSE, VOLUME, SESSION_LEFT, SESSION_OPENS = range(7)
+BAR_FIELDS = 7
 
 # The same bar as the account reads it, all int64.
 MARKET = np.dtype(
@@ -79,11 +79,12 @@ def _describe(
     time_ns: int,
     prices: tuple[float, float, float, float],
     volume: int,
+    opens: bool,
     session: Any,
     row: NDArray[np.float64],
     record: Any,
 ) -> None:
-    """Write one bar's fields into `row` and its account record into `record`."""
+    """Write one bar's fields into `row` and its account record into `record`; `opens`: it is its session's first."""
     left_ns = 0
     if session.interval_ns < DAY_NS:
         end_ns = time_ns + session.interval_ns
@@ -94,6 +95,7 @@ def _describe(
     row[OPEN], row[HIGH], row[LOW], row[CLOSE] = prices
     row[VOLUME] = volume
     row[SESSION_LEFT] = left_ns / session.length_ns
+    row[SESSION_OPENS] = 1.0 if opens else 0.0
     record.day = session.day
     record.open_paise = to_paise(prices[0])
     record.close_paise = to_paise(prices[3])
@@ -111,11 +113,12 @@ def _describe_bar(
     low: float,
     close: float,
     volume: int,
+    opens: bool,
     sessions: Any,
     row: NDArray[np.float64],
     records: Any,
 ) -> None:
-    _describe(time_ns, (open_, high, low, close), volume, sessions[0], row, records[0])
+    _describe(time_ns, (open_, high, low, close), volume, opens, sessions[0], row, records[0])
 
 
 @njit(cache=True)
@@ -130,7 +133,7 @@ def _describe_session(
     opens, highs, lows, closes = prices
     for index in range(len(time_ns)):
         bar = (opens[index], highs[index], lows[index], closes[index])
-        _describe(time_ns[index], bar, volume[index], sessions[0], rows[index], records[index])
+        _describe(time_ns[index], bar, volume[index], index == 0, sessions[0], rows[index], records[index])
 
 
 class Clock:
@@ -168,7 +171,16 @@ class Clock:
             self._open_session(bar.time_ns)
         self._time_ns = bar.time_ns
         _describe_bar(
-            bar.time_ns, bar.open, bar.high, bar.low, bar.close, bar.volume, self._session, self.row, self.record
+            bar.time_ns,
+            bar.open,
+            bar.high,
+            bar.low,
+            bar.close,
+            bar.volume,
+            opens,
+            self._session,
+            self.row,
+            self.record,
         )
         return opens
 

@@ -5,7 +5,7 @@ rows of a warm-up that begins inside a session, that session begins with the fir
 are two sessions of which the first broke off and the second has its first bar even later in its day.
 """
 
-from finsense.market.timeline import CLOSE, HIGH, LOW, SESSION_LEFT, VOLUME
+from finsense.market.timeline import CLOSE, HIGH, LOW, SESSION_OPENS, VOLUME
 from finsense.state.indicators.columns import columns_named
 from finsense.state.registry import indicator
 from finsense.state.windows import SUM_CELLS, slide_sum
@@ -25,11 +25,11 @@ def adi(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
     Unit: fraction in [-1, 1]; 0 while the session has no volume.
     """
     high, low, close, volume = bar[HIGH], bar[LOW], bar[CLOSE], bar[VOLUME]
-    # memory: share of the session left at the last bar, the session's money flow, its volume
-    if bar[SESSION_LEFT] >= memory[0]:
+    # memory: whether a bar was seen, the session's money flow, its volume
+    if bar[SESSION_OPENS] > 0.0 or memory[0] == 0.0:
         memory[1] = 0.0
         memory[2] = 0.0
-    memory[0] = bar[SESSION_LEFT]
+    memory[0] = 1.0
     memory[1] += volume * ((close - low) - (high - close)) / (high - low) if high > low else 0.0
     memory[2] += volume
     out[0] = memory[1] / memory[2] if memory[2] > 0.0 else 0.0
@@ -119,12 +119,12 @@ def session_vwap(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
     the session has no volume.
     """
     close, volume = bar[CLOSE], bar[VOLUME]
-    # memory: share of the session left at the last bar, its first close, its flow against that close, its volume
-    if bar[SESSION_LEFT] >= memory[0]:
+    # memory: whether a bar was seen, its first close, its flow against that close, its volume
+    if bar[SESSION_OPENS] > 0.0 or memory[0] == 0.0:
         memory[1] = close
         memory[2] = 0.0
         memory[3] = 0.0
-    memory[0] = bar[SESSION_LEFT]
+    memory[0] = 1.0
     # Differences to the session's first close: exact where the session is flat.
     memory[2] += volume * ((bar[HIGH] - memory[1]) + (bar[LOW] - memory[1]) + (close - memory[1])) / 3.0
     memory[3] += volume

@@ -1,11 +1,10 @@
 """Levels of the trading session that traders watch: its open, high, low, opening gap, and the close before it.
 
-A session begins where the share of it that is left does not fall; so every daily bar is a session of its own. In the
-rows of a warm-up that begins inside a session, that session begins with the first bar of the warm-up. Not told apart
-are two sessions of which the first broke off and the second has its first bar even later in its day.
+A session begins with the bar that opens it (`SESSION_OPENS`); every daily bar is a session of its own. In the rows of a
+warm-up that begins inside a session, that session begins with the first bar of the warm-up.
 """
 
-from finsense.market.timeline import CLOSE, HIGH, LOW, OPEN, SESSION_LEFT
+from finsense.market.timeline import CLOSE, HIGH, LOW, OPEN, SESSION_OPENS
 from finsense.state.indicators.columns import columns_named
 from finsense.state.registry import indicator
 
@@ -17,10 +16,10 @@ def session_gap(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
     Formula: open of the session's first bar / close of the session before - 1. Unit: fraction; 0 until a second session
     opens.
     """
-    # memory: share of the session left at the last bar, last close, gap
-    if bar[SESSION_LEFT] >= memory[0] and memory[1] > 0.0:
+    # memory: whether a bar was seen, last close, gap
+    if bar[SESSION_OPENS] > 0.0 and memory[0] > 0.0:
         memory[2] = (bar[OPEN] - memory[1]) / memory[1]
-    memory[0] = bar[SESSION_LEFT]
+    memory[0] = 1.0
     memory[1] = bar[CLOSE]
     out[0] = memory[2]
 
@@ -31,10 +30,10 @@ def session_open(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
 
     Formula: open of the session's first bar / close - 1. Unit: fraction of the close.
     """
-    # memory: share of the session left at the last bar, the session's open
-    if bar[SESSION_LEFT] >= memory[0]:
+    # memory: whether a bar was seen, the session's open
+    if bar[SESSION_OPENS] > 0.0 or memory[0] == 0.0:
         memory[1] = bar[OPEN]
-    memory[0] = bar[SESSION_LEFT]
+    memory[0] = 1.0
     out[0] = (memory[1] - bar[CLOSE]) / bar[CLOSE]
 
 
@@ -45,10 +44,10 @@ def session_previous_close(bar, parameters, memory, out):  # type: ignore[no-unt
     Formula: last close of the session before / close - 1. Unit: fraction of the close; 0 until a second session opens.
     """
     close = bar[CLOSE]
-    # memory: share of the session left at the last bar, last close, close of the session before
-    if bar[SESSION_LEFT] >= memory[0]:
+    # memory: whether a bar was seen, last close, close of the session before
+    if bar[SESSION_OPENS] > 0.0 or memory[0] == 0.0:
         memory[2] = memory[1]
-    memory[0] = bar[SESSION_LEFT]
+    memory[0] = 1.0
     memory[1] = close
     out[0] = (memory[2] - close) / close if memory[2] > 0.0 else 0.0
 
@@ -67,11 +66,11 @@ def session_range(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
     locked).
     """
     close = bar[CLOSE]
-    # memory: share of the session left at the last bar, the session's high, its low
-    if bar[SESSION_LEFT] >= memory[0]:
+    # memory: whether a bar was seen, the session's high, its low
+    if bar[SESSION_OPENS] > 0.0 or memory[0] == 0.0:
         memory[1] = bar[HIGH]
         memory[2] = bar[LOW]
-    memory[0] = bar[SESSION_LEFT]
+    memory[0] = 1.0
     memory[1] = max(memory[1], bar[HIGH])
     memory[2] = min(memory[2], bar[LOW])
     width = memory[1] - memory[2]
