@@ -58,7 +58,9 @@ def load_markets(experiment: Experiment) -> Markets:
     split = experiment.split
     first = max(_first_with_warmup(one, split.train, experiment.state.warmup) for one in bars.values())
     if first > split.train.first:
-        log.info("training starts later: its first sessions are the warm-up", asked=split.train.first, found=first)
+        log.info(
+            "training starts later: its first sessions are the warm-up", asked=str(split.train.first), found=str(first)
+        )
     return Markets(
         bars=bars,
         train=span_tape(experiment, bars, first, split.train.last),

@@ -15,6 +15,7 @@ from finsense.cli.costs import costs
 from finsense.cli.demo import demo
 from finsense.cli.doctor import doctor
 from finsense.cli.errors import guarded
+from finsense.cli.features import features_app
 from finsense.cli.paper import paper
 from finsense.cli.parity import parity
 from finsense.cli.state import state
@@ -44,6 +45,7 @@ for command, example in (
 ):
     app.command(epilog=f"Example: {example}")(guarded(command))
 app.add_typer(config_app)
+app.add_typer(features_app)
 
 
 def _show_version(wanted: bool) -> None:

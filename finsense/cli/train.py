@@ -61,7 +61,7 @@ def train(
     console = Console(stderr=True)
     trained = run_training(experiment, run_folder, resume=resume is not None, console=console, quiet=quiet)
     bundle = trained.bundle
-    if out is None:
+    if run_folder.parent == RUNS:
         bundle = copy_bundle(trained.bundle, BUNDLES / experiment.name).path
     if as_json:
         print_json(

@@ -1,7 +1,14 @@
-"""Named lists of features."""
+"""Named lists of features; an indicator that is named alone has its default parameters."""
 
-PRESETS: dict[str, tuple[tuple[str, dict[str, float]], ...]] = {
-    # 19 price differences over a 20-bar window, 1 volume, 9 values of RSI, MACD, Bollinger, ATR, trend; all scale-free.
+Preset = tuple[tuple[str, dict[str, float]], ...]
+
+
+def _with_defaults(*names: str) -> Preset:
+    return tuple((name, {}) for name in names)
+
+
+PRESETS: dict[str, Preset] = {
+    # 19 price differences over a 20-bar window, 1 volume, 9 values of RSI, MACD, Bollinger, ATR and trend.
     "classic29": (
         ("price_change", {"window": 20}),
         ("volume_ratio", {"window": 20}),
@@ -10,5 +17,26 @@ PRESETS: dict[str, tuple[tuple[str, dict[str, float]], ...]] = {
         ("bollinger", {"window": 20, "deviations": 2}),
         ("atr", {"window": 14}),
         ("trend", {"window": 20}),
+    ),
+    # 40 columns: one or two of each kind of question, none of them the same question twice.
+    "core": (
+        ("price_change", {"window": 5}),
+        *(("log_return", {"window": window}) for window in (10.0, 20.0, 60.0)),
+        *_with_defaults("sma", "kama", "macd", "adx", "aroon", "trend", "rsi", "stoch"),
+        *_with_defaults("atr", "bollinger", "realised_volatility", "volatility_regime"),
+        *_with_defaults("volume_ratio", "obv", "cmf", "mfi", "session_vwap"),
+        *_with_defaults("session_left", "session_gap", "session_open", "session_range"),
+        *_with_defaults("autocorrelation", "variance_ratio"),
+    ),
+    # Every indicator with its defaults.
+    "full": (
+        *_with_defaults("price_change", "log_return", "lagged_difference", "gap", "round_number"),
+        *_with_defaults("session_left", "session_gap", "session_open", "session_previous_close", "session_range"),
+        *_with_defaults("sma", "ema", "wma", "macd", "trend", "trix", "mass_index", "dpo", "kst"),
+        *_with_defaults("aroon", "cci", "ichimoku", "psar", "adx", "vortex", "stc"),
+        *_with_defaults("rsi", "roc", "tsi", "ao", "kama", "ppo", "pvo", "stoch", "wr", "stoch_rsi", "uo"),
+        *_with_defaults("atr", "bollinger", "bb", "kc", "dc", "ui", "realised_volatility", "parkinson", "garman_klass"),
+        *_with_defaults("volume_ratio", "obv", "vpt", "nvi", "fi", "em", "adi", "cmf", "mfi", "vwap", "session_vwap"),
+        *_with_defaults("volatility_regime", "autocorrelation", "variance_ratio", "drawdown_state"),
     ),
 }
