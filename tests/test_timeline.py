@@ -105,6 +105,16 @@ def test_the_clock_stands_still_in_the_pause_of_a_split_session() -> None:
     assert day_clock(steady_bars(*SPLIT, "60m"), SIM, SPLIT_DATE)[0] == [60, 0]
 
 
+def test_an_outage_is_not_known_before_it_comes() -> None:
+    """24 February 2021: halted at 11:40, trading again from 15:45 to 17:00; in the morning 15:30 was the close."""
+    date = dt.date(2021, 2, 24)
+    minutes, share = day_clock(steady_bars(date, date, "5m"), SIM, date)
+    morning = 29
+    assert minutes[:morning] == list(range(370, 370 - 5 * morning, -5))
+    assert minutes[morning:] == list(range(70, -1, -5))
+    assert share == [left / 375 for left in minutes]
+
+
 def test_the_clock_ends_with_continuous_trading_where_an_auction_makes_the_close() -> None:
     date = dt.date(2026, 8, 4)
     time_ns = session_times(date, date, derivatives=True)

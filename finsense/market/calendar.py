@@ -144,6 +144,15 @@ class Calendar:
         found = (self.session(day, derivatives=derivatives) for day in days)
         return [session for session in found if session is not None]
 
+    def planned_close_ns(self, date: dt.date, *, derivatives: bool | None) -> int:
+        """When continuous trading of an ordinary day would end, int64 ns UTC: what was known before an outage.
+
+        Raises:
+            CalendarError: As `session` does.
+        """
+        self._check_known(date)
+        return _regular_session(date, "regular", "", derivatives).close_ns
+
     def closed_reason(self, date: dt.date) -> str:
         """Say why there is no session on a date: "weekend" or the holiday's name.
 

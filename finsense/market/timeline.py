@@ -232,12 +232,19 @@ def session_record(
         raise TimelineError(
             f"expected at most one pause in a session, found {len(session.windows) - 1} on {session.date}"
         )
+    pause_start_ns = session.windows[0][1] if len(session.windows) == 2 else session.open_ns
+    pause_end_ns, length_ns = session.windows[-1][0], sum(end_ns - start_ns for start_ns, end_ns in session.windows)
+    if session.kind == "outage":
+        # A split session is announced, an outage is not: until it came, the clock ran towards the ordinary close.
+        planned_ns = nse_calendar().planned_close_ns(session.date, derivatives=instrument.derivatives)
+        pause_end_ns = session.close_ns - (planned_ns - pause_start_ns)
+        length_ns = planned_ns - session.open_ns
     return (
         session_day(session.date),
         session.close_ns,
-        session.windows[0][1] if len(session.windows) == 2 else session.open_ns,
-        session.windows[-1][0],
-        sum(end_ns - start_ns for start_ns, end_ns in session.windows),
+        pause_start_ns,
+        pause_end_ns,
+        length_ns,
         interval_ns,
         _NO_SCHEDULE if charges is None else charges.schedule_index(session.date),
         previous_close_paise,
