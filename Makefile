@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test format bench clean
+.PHONY: setup demo test proofs format bench clean
 
 setup: $(STAMP)
 
@@ -23,6 +23,10 @@ test: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/pytest -n 2
+
+# The long proofs; their results are in docs/results.md.
+proofs: setup
+	$(BIN)/pytest -m slow
 
 format: setup
 	$(BIN)/ruff format .

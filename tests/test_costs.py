@@ -22,6 +22,7 @@ from finsense.market.costs import (
     ChargeRules,
     CostError,
     charge_lines,
+    charges_bound,
     check_order_value,
     order_charges,
     schedule_index,
@@ -91,6 +92,25 @@ def test_what_cannot_be_priced_exactly_is_refused_at_the_edge(quantity: int, pri
 @pytest.mark.parametrize("intraday", [True, False])
 def test_no_shares_no_charges(intraday: bool) -> None:
     assert charge_lines(NOW, intraday, 0, 290_130) == (0,) * 7
+
+
+@LAW
+@given(rows, st.floats(0, MAX_SCALE), st.booleans(), sides, st.one_of(st.just(1), quantities), prices)
+def test_no_charges_exceed_their_bound(
+    row: int, scale: float, intraday: bool, side: int, quantity: int, price: int
+) -> None:
+    schedule = ChargeRules(scale=scale).schedules()[row]
+    charges = order_charges(schedule, intraday, side * quantity, price) + schedule["dp_paise"]
+    assert charges <= charges_bound(schedule, side * quantity, price)
+
+
+@pytest.mark.parametrize("row", range(len(schedules())))
+def test_the_rates_sum_to_less_than_the_bound_allows(row: int) -> None:
+    """Where an order is so large that no rounding counts: the bound is a 1/32 of the value."""
+    schedule = ChargeRules(scale=MAX_SCALE).schedules()[row]
+    for intraday in (True, False):
+        for quantity in (MAX_ORDER_VALUE_PAISE // 100, -MAX_ORDER_VALUE_PAISE // 100):
+            assert order_charges(schedule, intraday, quantity, 100) < MAX_ORDER_VALUE_PAISE // 32
 
 
 @LAW

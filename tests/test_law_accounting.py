@@ -210,6 +210,22 @@ def test_the_position_keeps_its_average_cost(fills: list[tuple[int, int]]) -> No
         assert found == (position, cost)
 
 
+def test_the_holding_time_counts_from_the_fill_that_opened_the_position() -> None:
+    session = Session(instrument("SIM"), "15m", small_spec(), rules(allow_short=True), FREE)
+    bars = list(steady_bars(*WEEK))
+    for bar in bars[:50]:
+        session.warm(bar)
+    seen = []
+    # Bought, added to, reduced, turned round, closed, and bought again.
+    for bar, quantity in zip(bars[50:], [0, 10, 0, 5, -3, -20, 0, 8, 0, 4, 0], strict=False):
+        session.settle([Fill(bar.time_ns, quantity, 10_000)] if quantity else [])
+        session.observe(bar)
+        seen.append((int(session.account["position"][0]), int(session.account["bars_held"][0])))
+    positions, held = zip(*seen, strict=True)
+    assert positions == (0, 10, 10, 15, 12, -8, -8, 0, 0, 4, 4)
+    assert held == (0, 1, 2, 3, 4, 1, 2, 0, 0, 1, 2)
+
+
 def test_cash_and_position_change_only_when_a_fill_is_settled() -> None:
     bars = rough_bars(3, volatility=0.001)
     session = Session(instrument("SIM"), "15m", small_spec(), rules(participation=None), CHARGED)

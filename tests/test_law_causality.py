@@ -1,6 +1,7 @@
 """Law: a later bar changes no earlier state, mask or fill; history before the warm-up changes nothing at all."""
 
 import datetime as dt
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given, settings
@@ -104,13 +105,15 @@ def test_history_before_the_warm_up_changes_nothing(
     assert walk_env(short, replay(walked.actions)).same_as(walked)
 
 
-def one_day(closes: list[float], opens: list[float], account: AccountRules, spec: StateSpec) -> Walk:
-    """A quiet week, then the given bars of one session: buy at the first close, then hold."""
+def one_day(
+    closes: list[float], opens: list[float], account: AccountRules, spec: StateSpec, actions: Sequence[int] = (0, 1)
+) -> Walk:
+    """A quiet week, then the given bars of one session and the given actions: by default buy, then hold."""
     quiet = steady_bars(dt.date(2024, 1, 8), dt.date(2024, 1, 12))
     time_ns = session_times(dt.date(2024, 1, 15), dt.date(2024, 1, 15))[: len(closes)]
     day = bars_of(time_ns, closes, open_=opens)
     tape = tape_of(spliced(quiet, day), spec=spec, first=dt.date(2024, 1, 15))
-    return walk_env(make_env(tape, account), replay([0] + [1] * (len(closes) - 2)))
+    return walk_env(make_env(tape, account), replay(actions))
 
 
 def test_an_order_fills_at_the_next_open_and_never_at_a_close_that_was_seen() -> None:
@@ -119,6 +122,18 @@ def test_an_order_fills_at_the_next_open_and_never_at_a_close_that_was_seen() ->
     assert walk.books["fill_quantity"].tolist() == [0, 10, 0]
     # The next open, 102 rupees, and ten basis points against the buyer.
     assert walk.books["fill_price_paise"].tolist() == [0, 10_211, 0]
+
+
+@pytest.mark.parametrize(
+    ("slippage_bps", "bought", "sold"), [(0, 10_203, 10_207), (10, 10_214, 10_196), (2.5, 10_206, 10_204)]
+)
+def test_slippage_is_always_against_the_order_and_rounds_against_it(
+    slippage_bps: float, bought: int, sold: int
+) -> None:
+    account = rules(slippage_bps=slippage_bps, participation=None)
+    walk = one_day([102.0] * 4, [102.0, 102.03, 102.07, 102.0], account, spec_of("session_left", warmup=30), [0, 2, 1])
+    assert walk.books["fill_quantity"].tolist() == [0, 10, -10, 0]
+    assert walk.books["fill_price_paise"].tolist() == [0, bought, sold, 0]
 
 
 def test_the_state_at_a_decision_does_not_know_the_open_at_which_it_fills() -> None:

@@ -91,7 +91,7 @@ def assert_one_state(bars: Bars, spec: StateSpec, cut: int) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(data=st.data())
 def test_every_indicator_is_one_function_however_it_is_driven(name: str, data: st.DataObject) -> None:
     history, chosen = data.draw(st.integers(1, 4)), data.draw(features(name))
@@ -105,9 +105,10 @@ def test_every_indicator_is_one_function_however_it_is_driven(name: str, data: s
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize(("interval", "history"), [("5m", 1), ("5m", 5), ("1d", 1), ("1d", 5)])
 def test_every_preset_is_one_function_however_it_is_driven(preset: str, interval: str, history: int) -> None:
-    first = dt.date(2023, 9, 1) if interval == "1d" else dt.date(2023, 11, 9)
+    least = max(feature.lookback for feature in spec_of(preset, warmup=1000).features) + history - 1
+    spec = spec_of(preset, warmup=least, history=history)
+    first = dt.date(2023, 1, 2) if interval == "1d" else dt.date(2023, 11, 7)
     bars = rough_bars(11, first, MUHURAT[1], interval)
-    spec = spec_of(preset, warmup=45, history=history)
     for cut in (0, len(bars) // 2, len(bars) - 1):
         assert_one_state(bars, spec, cut)
 
@@ -193,7 +194,7 @@ def bar_rows(bars: Bars) -> Floats:
 
 
 @pytest.mark.parametrize("name", NAMES)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(data=st.data())
 def test_a_kernel_keeps_to_its_cells_and_fills_its_columns(name: str, data: st.DataObject) -> None:
     (feature,) = spec_of(data.draw(features(name)), warmup=60).features
@@ -209,7 +210,7 @@ PRICES = st.sampled_from([0.01, 0.02, 1.0, 99.95, 100.0, 100.05, 2500.0, 9_999_9
 
 
 @pytest.mark.parametrize("name", NAMES)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(data=st.data())
 def test_no_market_makes_an_indicator_infinite_or_not_a_number(name: str, data: st.DataObject) -> None:
     chosen = data.draw(features(name))

@@ -6,16 +6,11 @@ from numba import njit
 
 from finsense.account.portfolio import fill_charges
 from finsense.account.rules import BUY, FRACTION, ORDERS, PPM, RISK, SHARES
-from finsense.market.costs import MAX_ORDER_VALUE_PAISE
+from finsense.market.costs import MAX_ORDER_VALUE_PAISE, charges_bound
 
 
 @njit(cache=True)
-def shortfall_paise(account: Any, rules: Any, schedule: Any, day: int, quantity: int, price_paise: int) -> int:
-    """How many paise the account lacks for a fill; 0 or less means it can pay.
-
-    Cash may not go below zero, and a short position must be covered in full by the equity at this price.
-    """
-    charges = fill_charges(account, rules, schedule, day, quantity, price_paise)
+def _lacking_paise(account: Any, quantity: int, price_paise: int, charges: int) -> int:
     cash = account.cash_paise - quantity * price_paise - charges
     after = account.position + quantity
     if after < 0 and quantity < 0:
@@ -25,11 +20,26 @@ def shortfall_paise(account: Any, rules: Any, schedule: Any, day: int, quantity:
 
 
 @njit(cache=True)
+def shortfall_paise(account: Any, rules: Any, schedule: Any, day: int, quantity: int, price_paise: int) -> int:
+    """How many paise the account lacks for a fill; 0 or less means it can pay.
+
+    Cash may not go below zero, and a short position must be covered in full by the equity at this price.
+    """
+    charges = fill_charges(account, rules, schedule, day, quantity, price_paise)
+    return _lacking_paise(account, quantity, price_paise, charges)
+
+
+@njit(cache=True)
 def affordable_quantity(account: Any, rules: Any, schedule: Any, day: int, quantity: int, price_paise: int) -> int:
     """The order cut down until the account can pay for it; 0 when not even one share is payable."""
+    if quantity == 0:
+        return 0
     step = 1 if quantity > 0 else -1
     if abs(quantity) * price_paise > MAX_ORDER_VALUE_PAISE:
         quantity = step * (MAX_ORDER_VALUE_PAISE // price_paise)
+    # Most orders are payable by far; only a close call needs the charges themselves.
+    if _lacking_paise(account, quantity, price_paise, charges_bound(schedule, quantity, price_paise)) <= 0:
+        return quantity
     while quantity != 0:
         lacking = shortfall_paise(account, rules, schedule, day, quantity, price_paise)
         if lacking <= 0:

@@ -61,7 +61,8 @@ class Observation(NamedTuple):
     mask: NDArray[np.bool_]
 
 
-@njit(cache=True)
+# Inlined: a call that hands on arrays counts them up and down, which costs more than the work.
+@njit(cache=True, forceinline=True)
 def write_observation(
     account: Any,
     rules: Any,
@@ -88,9 +89,10 @@ def write_observation(
         masks: output, (N, A) bool.
         index: the row to write.
     """
-    # Cells are copied by index: a slice here would cost more than the copy.
-    for cell in range(width):
-        states[index, cell] = market_states[start + cell]
+    # By index, for a slice would cost more than the copy; unsigned, for a signed index is tested for being negative.
+    first = np.uint64(start)
+    for cell in range(np.uint64(width)):
+        states[index, cell] = market_states[first + cell]
     write_account_features(account, market.close_paise, states, index, width)
     write_legal_actions(account, rules, market, schedule, masks, index)
 

@@ -46,7 +46,7 @@ class EpisodeRules:
 
 
 class Outcome(NamedTuple):
-    """What one step gave. The first four arrays are the caller's own; the last two are reused by the next step.
+    """What one step gave. `states` is the caller's own; the other arrays are reused by the next step.
 
     Attributes:
         states: (N, F) float32.
@@ -94,13 +94,15 @@ class TradingCore:
         self.masks = np.zeros((count, self.action_count), np.bool_)
         self._autoreset = autoreset
         self._memory = np.zeros((count, REWARD_MEMORY))
+        self._rewards = np.zeros(count, np.float32)
+        self._terminated, self._truncated = np.zeros(count, np.bool_), np.zeros(count, np.bool_)
         self._finals = np.zeros((count, self.state_width), np.float32)
         self.final_accounts = np.zeros(count, ACCOUNT)
         cells = tape.states.reshape(-1)
         self._world = (record, tape.markets, tape.schedules, cells, tape.spec.width, tape.states.shape[1])
         self._window = (tape.spans, episode.bars or 0, episode.random_start)
-        scratch = np.zeros(REWARD_INPUTS), np.zeros(1)
-        self._reward = (reward.address, np.array([*parameters, 0.0]), float(episode.reward_scale), *scratch)
+        scratch = np.zeros(REWARD_INPUTS + 1)
+        self._reward = (reward.address, np.array([*parameters, 0.0]), float(episode.reward_scale), scratch)
 
     def spaces(self) -> "tuple[spaces.Box[np.float32], spaces.Discrete]":
         """Observation and action space of one environment; a state is always finite, and so is its box."""
@@ -128,11 +130,9 @@ class TradingCore:
             IllegalAction: an action that its mask forbids; no environment was stepped.
             ValueError: not one action per environment.
         """
-        if actions.shape != self.masks.shape[:1]:
+        if actions.shape != (self.count,):
             raise ValueError(f"expected one action for each of {self.count} environments, found shape {actions.shape}")
         states = np.empty((self.count, self.state_width), np.float32)
-        rewards = np.empty(self.count, np.float32)
-        terminated, truncated = np.empty(self.count, np.bool_), np.empty(self.count, np.bool_)
         fault = step_envs(
             actions,
             self._world,
@@ -144,17 +144,16 @@ class TradingCore:
             self.masks,
             self._autoreset,
             states,
-            self.masks,
-            rewards,
-            terminated,
-            truncated,
+            self._rewards,
+            self._terminated,
+            self._truncated,
             self._finals,
             self.final_accounts,
         )
         if fault >= 0:
             legal = np.flatnonzero(self.masks[fault]).tolist()
             raise IllegalAction(f"env {fault}: action {actions[fault]} is not legal here; legal actions: {legal}")
-        return Outcome(states, rewards, terminated, truncated, self._finals, self.final_accounts)
+        return Outcome(states, self._rewards, self._terminated, self._truncated, self._finals, self.final_accounts)
 
 
 def _check_length(tape: Tape, episode: EpisodeRules) -> None:

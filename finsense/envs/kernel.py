@@ -10,8 +10,8 @@ from finsense.account.mask import place_order
 from finsense.account.orders import fill_of
 from finsense.account.portfolio import apply_fill, mark, open_account
 from finsense.account.session import write_observation
-from finsense.envs.rewards import EQUITY_AFTER, EQUITY_BEFORE, PEAK_AFTER, PEAK_BEFORE
-from finsense.state.foreign import call_kernel, prefetch
+from finsense.envs.rewards import EQUITY_AFTER, EQUITY_BEFORE, PEAK_AFTER, PEAK_BEFORE, REWARD_INPUTS
+from finsense.state.foreign import borrow, call_kernel, prefetch
 
 ENV = np.dtype(
     [
@@ -102,7 +102,7 @@ def reset_envs(
             )
 
 
-@njit(cache=True)
+@njit(cache=True, forceinline=True)  # as write_observation is
 def _trade(
     account: Any, rules: Any, decided: Any, filled: Any, schedules: Any, action: int, inputs: NDArray[np.float64]
 ) -> None:
@@ -127,10 +127,9 @@ def step_envs(
     envs: Any,
     accounts: Any,
     memory: NDArray[np.float64],
-    legal: NDArray[np.bool_],
+    masks: NDArray[np.bool_],
     autoreset: bool,
     states: NDArray[np.float32],
-    masks: NDArray[np.bool_],
     rewards: NDArray[np.float32],
     terminated: NDArray[np.bool_],
     truncated: NDArray[np.bool_],
@@ -144,14 +143,13 @@ def step_envs(
         world: rules, markets, schedules, the market states' cells, cells of one
             stacked state, cells of one row of it.
         window: spans (symbols, 2) int64, bars of an episode (0: the whole span), whether episodes start at random.
-        reward: kernel address, parameters (float64), scale, scratch inputs (4,) and output (1,) float64.
+        reward: kernel address, parameters (float64), scale, scratch (float64) for its inputs and its output.
         envs: (N,) of dtype ENV.
         accounts: (N,) of dtype ACCOUNT.
         memory: (N, REWARD_MEMORY) float64.
-        legal: (N, A) bool, the masks of the last observation.
+        masks: (N, A) bool, the masks of the last observation; overwritten with the next ones.
         autoreset: whether a finished env starts its next episode within this step.
         states: output, (N, F) float32.
-        masks: output, (N, A) bool.
         rewards: output, (N,) float32.
         terminated: output, (N,) bool.
         truncated: output, (N,) bool.
@@ -160,23 +158,27 @@ def step_envs(
     """
     for index in range(len(envs)):
         action = actions[index]
-        if action < 0 or action >= legal.shape[1] or not legal[index, action]:
+        if action < 0 or action >= masks.shape[1] or not masks[index, action]:
             return index
-    # Everything is unpacked once: taking an array out of a tuple inside the loop costs more than the work done with it.
-    address, parameters, scale, inputs, output = reward
+    # Everything is unpacked once and borrowed: inside the loop, taking an array out of a tuple or counting its
+    # references costs more than the work done with it.
+    address, parameters, scale, scratch = reward
     rules, markets, schedules, cells, width, columns = world
     spans, episode_bars, random_start = window
     rule = rules[0]
+    schedules, cells, scratch = borrow(schedules), borrow(cells), borrow(scratch)
+    states, masks, finals = borrow(states), borrow(masks), borrow(finals)
     last_market = len(markets) - 1
     markets_address, cells_address = markets.ctypes.data, cells.ctypes.data
     memory_address, memory_bytes = memory.ctypes.data, _CELL_BYTES * memory.shape[1]
-    inputs_address, parameters_address, output_address = inputs.ctypes.data, parameters.ctypes.data, output.ctypes.data
+    inputs_address, parameters_address = scratch.ctypes.data, parameters.ctypes.data
+    output_address = inputs_address + _CELL_BYTES * REWARD_INPUTS
     for index in range(len(envs)):
         env, account = envs[index], accounts[index]
-        _trade(account, rule, markets[env.bar], markets[env.bar + 1], schedules, actions[index], inputs)
+        _trade(account, rule, markets[env.bar], markets[env.bar + 1], schedules, actions[index], scratch)
         env.bar += 1
         call_kernel(address, inputs_address, parameters_address, memory_address + memory_bytes * index, output_address)
-        rewards[index] = scale * output[0]
+        rewards[index] = scale * scratch[REWARD_INPUTS]
         env.reward_sum += rewards[index]
         terminated[index] = account.equity_paise <= rule.ruin_paise
         truncated[index] = env.bar >= env.last_bar and not terminated[index]
@@ -189,7 +191,7 @@ def step_envs(
         market = markets[env.bar]
         schedule = schedules[market.schedule]
         write_observation(account, rule, market, schedule, cells, market.first_cell, width, states, masks, index)
-        # The envs stand at N unrelated bars: without this, half of a step is spent waiting for the next bar's lines.
+        # The envs stand at N unrelated bars: on a tape that no cache holds, a tenth of a step would be spent waiting.
         following = min(env.bar + 1, last_market)
         prefetch(markets_address + markets.itemsize * min(following + 1, last_market))
         newest_row = cells_address + _FLOAT_BYTES * (markets[following].first_cell + width - columns)

@@ -101,11 +101,3 @@ class TradingEnv(gym.Env[NDArray[np.float32], np.int64]):
     def _show(self) -> None:
         if self.render_mode == "human" and self._record is not None:
             sys.stdout.write(status_line(self._record) + "\n")
-
-
-def _register() -> None:
-    if "finsense/Trading-v0" not in gym.registry:
-        gym.register("finsense/Trading-v0", entry_point="finsense.envs.trading:TradingEnv")
-
-
-_register()

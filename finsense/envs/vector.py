@@ -69,7 +69,8 @@ class VectorTradingEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64], NDArray
             for index in np.flatnonzero(ended):
                 finals[index] = outcome.finals[index].copy()
             info = {"final_obs": finals, "_final_obs": ended}
-        return outcome.states, outcome.rewards, outcome.terminated, outcome.truncated, info
+        ends = outcome.terminated.copy(), outcome.truncated.copy()
+        return outcome.states, outcome.rewards.copy(), *ends, info
 
 
 class TradingVecEnv(VecEnv):
@@ -117,22 +118,22 @@ class TradingVecEnv(VecEnv):
         self._lengths += 1
         self._returns += outcome.rewards
         infos = self._no_infos
-        if dones.any():
+        ended = dones.nonzero()[0]
+        if ended.size:
             infos = list(infos)
-            for index in np.flatnonzero(dones).tolist():
+            # Copied together: a record copied alone costs as much as dozens of steps.
+            finals, accounts = outcome.finals[ended], outcome.accounts.take(ended)
+            elapsed_s = round(time.monotonic() - self._started_s, 6)
+            for row, index in enumerate(ended.tolist()):
                 infos[index] = {
-                    "terminal_observation": outcome.finals[index].copy(),
+                    "terminal_observation": finals[row],
                     "TimeLimit.truncated": bool(outcome.truncated[index]),
-                    "account": outcome.accounts[index].copy(),
-                    "episode": {
-                        "r": float(self._returns[index]),
-                        "l": int(self._lengths[index]),
-                        "t": round(time.monotonic() - self._started_s, 6),
-                    },
+                    "account": accounts[row],
+                    "episode": {"r": float(self._returns[index]), "l": int(self._lengths[index]), "t": elapsed_s},
                 }
             self._lengths[dones] = 0
             self._returns[dones] = 0.0
-        return outcome.states, outcome.rewards, dones, infos
+        return outcome.states, outcome.rewards.copy(), dones, infos
 
     def close(self) -> None:
         """Nothing to release."""

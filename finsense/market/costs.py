@@ -150,6 +150,15 @@ def order_charges(schedule, intraday, quantity, price_paise):  # type: ignore[no
     return brokerage + stt + exchange_txn + ipft + sebi + stamp_duty + gst
 
 
+@njit(cache=True)
+def charges_bound(schedule, quantity, price_paise):  # type: ignore[no-untyped-def]
+    """int64 paise that `order_charges` and the DP charge together never exceed, at a fraction of their work.
+
+    At the highest rates and MAX_SCALE the lines sum to less than 1/32 of the value; each may round up by half a paisa.
+    """
+    return (np.int64(abs(quantity)) * np.int64(price_paise) >> 5) + schedule["dp_paise"] + len(LINES)
+
+
 class ChargeRules(BaseModel):
     """Which schedule prices a trade, and how hard.
 
