@@ -1,0 +1,46 @@
+"""`python -m benchmarks [NAME ...]`: measure, and write one JSON line per measurement to stdout."""
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+
+from benchmarks import decisions, environments, start, states
+from benchmarks.measurement import Effort, Measurement, remark
+
+BENCHMARKS: dict[str, Callable[[Effort], list[Measurement]]] = {
+    "vector_env": environments.vector_env,
+    "vector_env_equal_observation": environments.vector_env_equal_observation,
+    "vector_env_memory": environments.vector_env_memory,
+    "trading_env": environments.trading_env,
+    "build_states": states.build,
+    "live_update": states.live_update,
+    "decision": decisions.decision,
+    "backtest": decisions.backtest,
+    "paper": decisions.paper,
+    "start": start.start,
+}
+
+
+def main() -> None:
+    """Run the benchmarks that are named, all of them by default."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"one or more of: {', '.join(BENCHMARKS)}")
+    parser.add_argument(
+        "--rounds", type=int, default=Effort.rounds, help="rounds per measurement (default: %(default)s)"
+    )
+    arguments = parser.parse_args()
+    unknown = [name for name in arguments.names if name not in BENCHMARKS]
+    if unknown:
+        parser.error(f"unknown benchmark {', '.join(unknown)}; known: {', '.join(BENCHMARKS)}")
+    if arguments.rounds < 1:
+        parser.error(f"expected at least 1 round, found {arguments.rounds}")
+    started_s = time.monotonic()
+    for name in arguments.names or BENCHMARKS:
+        for line in BENCHMARKS[name](Effort(rounds=arguments.rounds)):
+            print(json.dumps(line.as_dict()), flush=True)
+        remark(f"-- {name} done after {time.monotonic() - started_s:.0f} s")
+
+
+if __name__ == "__main__":
+    main()
