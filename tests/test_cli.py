@@ -119,7 +119,7 @@ def test_every_mistake_has_its_words_and_its_exit_code(
     }
     answer = _run(*(word.format(**places) for word in words))
     assert answer.exit_code == exit_code, answer.output
-    assert says in answer.stderr.replace("\n", " ").replace("│", ""), answer.stderr
+    assert says in " ".join(answer.stderr.replace("│", " ").split()), answer.stderr
     assert "Traceback" not in answer.output
 
 
