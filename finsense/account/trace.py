@@ -40,8 +40,7 @@ class Trace:
 
     def hashes(self) -> dict[str, str]:
         """SHA-256 (hex) of each of HASHED, little-endian."""
-        arrays = (self.states, self.masks, self.actions, self.fills, self.equity_paise)
-        return {name: _sha256(array) for name, array in zip(HASHED, arrays, strict=True)}
+        return dict(zip(HASHED, map(_sha256, self._hashed(decisions=len(self.actions))), strict=True))
 
     def digest(self) -> str:
         """One SHA-256 (hex) over states, masks, actions, fills with their charges, and equity.
@@ -49,9 +48,13 @@ class Trace:
         The last bar's mask and action are left out: an environment ends there and takes no decision.
         """
         digest = hashlib.sha256()
-        for array in (self.states, self.masks[:-1], self.actions[:-1], self.fills, self.equity_paise):
+        for array in self._hashed(decisions=len(self.actions) - 1):
             digest.update(_sha256(array).encode())
         return digest.hexdigest()
+
+    def _hashed(self, decisions: int) -> list[NDArray[Any]]:
+        """The arrays of HASHED, with the masks and actions of the first so many bars."""
+        return [self.states, self.masks[:decisions], self.actions[:decisions], self.fills, self.equity_paise]
 
 
 def _sha256(array: NDArray[Any]) -> str:
