@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 _SECONDS_BETWEEN_LINES = 10.0
 
@@ -21,9 +21,9 @@ class TrainingProgress:
         self._bar: Progress | None = None
         if console.is_terminal and not quiet:
             self._bar = Progress(
-                TextColumn("training"),
-                BarColumn(),
-                MofNCompleteColumn(),
+                # Narrow enough for a terminal of 80 columns.
+                BarColumn(bar_width=8),
+                TaskProgressColumn(),
                 TextColumn("{task.fields[text]}"),
                 TimeRemainingColumn(),
                 console=console,
@@ -43,9 +43,9 @@ class TrainingProgress:
 
     def __call__(self, progress: Any) -> None:
         """Show one `finsense.agents.ppo.Progress`."""
-        reward, trades = _known(progress.reward_mean, "+.3f"), _known(progress.trades_per_episode, ".1f")
+        reward, trades = _known(progress.reward_mean, "+.2f"), _known(progress.trades_per_episode, ".1f")
         text = (
-            f"{progress.steps_per_s:,.0f} steps/s  reward {reward}  {trades} trades/episode  "
+            f"{progress.steps_per_s:,.0f} steps/s reward {reward} {trades} trades/episode "
             f"hold {progress.hold_share:.0%}"
         )
         if self._bar:
