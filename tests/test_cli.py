@@ -142,6 +142,17 @@ def test_another_sessions_journal_is_refused(folder: Path, on_bars: list[str], t
     assert "first_bar" in answer.stderr
 
 
+def test_a_ruined_account_halts_with_exit_8(on_bars: list[str], tmp_path: Path) -> None:
+    """It says where it stopped, and started again it stays stopped."""
+    make_bundle(tmp_path / "policy", setting(balance=20_000, ruin_fraction=0.999))
+    words = ["--bundle", str(tmp_path / "policy"), "--replay", on_bars[1], "--symbol", "SIM"]
+    for _ in range(2):
+        answer = _run("paper", *words, "--journal", str(tmp_path / "j.db"), "--json")
+        assert answer.exit_code == 8, answer.output
+        assert "the account was ruined at" in answer.stderr
+        assert json.loads(answer.stdout)["complete"] is False
+
+
 @pytest.mark.parametrize("command", ["demo", "train", "backtest", "paper", "parity", "state", "costs", "calendar"])
 def test_every_command_has_help_with_an_example_and_json(command: str) -> None:
     answer = _run(command, "--help")

@@ -12,7 +12,7 @@ from rich.console import Console
 from finsense.account.exchange import SimulatedExchange
 from finsense.account.session import Session
 from finsense.account.trace import Trace
-from finsense.cli.errors import INTERRUPTED, USAGE, refuse
+from finsense.cli.errors import HALT, INTERRUPTED, USAGE, refuse
 from finsense.cli.options import AsJson, FromDate, SymbolName, ToDate, Zone, as_date, bars_for, print_json, setting_of
 from finsense.cli.tables import show_reports
 from finsense.evaluation.backtest import judge
@@ -107,14 +107,20 @@ def paper(
     path = journal or Path(f"paper_{loaded.manifest.name}_{symbol}_{loaded.identity[:8]}.db")
     trace, recovered, stopped = paper_trade(loaded, history, trading, path, pace)
     judged = judge(loaded.manifest.name, symbol, trace, setting)
+    complete = len(trace.time_ns) == len(trading)
     if as_json:
-        print_json({**judged.summary(), "recovered": recovered, "complete": not stopped, "journal": str(path)})
+        print_json({**judged.summary(), "recovered": recovered, "complete": complete, "journal": str(path)})
     else:
         console = Console()
         show_reports(console, [judged])
         console.print(f"{recovered} bars were recovered from the journal {path}")
+    last_bar = ist_text(int(trace.time_ns[-1]))
     if stopped:
-        refuse("interrupted", f"stopped after {ist_text(int(trace.time_ns[-1]))}; start again to go on", INTERRUPTED)
+        refuse("interrupted", f"stopped after {last_bar}; start again to go on", INTERRUPTED)
+    if not complete:
+        refuse(
+            "halted", f"the account was ruined at {last_bar}: trading stopped there and no order was sent since", HALT
+        )
 
 
 def _speed(text: str) -> float | None:

@@ -32,6 +32,7 @@ def show_reports(console: Console, reports: list[Report]) -> None:
         f"{first.bars} bars, {first.sessions} sessions; annual figures from session returns, "
         f"{first.sessions_per_year} sessions a year"
     )
+    longest = max(p.bars for p in figures)
     for report in reports:
-        if len(report.trace.time_ns) < first.bars:
-            console.print(f"{report.name} was ruined after {len(report.trace.time_ns)} bars and stopped there")
+        if report.performance.bars < longest:
+            console.print(f"{report.name} was ruined after {report.performance.bars} bars and stopped there")
