@@ -4,7 +4,6 @@ import io
 import logging
 import warnings
 from dataclasses import dataclass
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +15,17 @@ from numpy.typing import NDArray
 from sb3_contrib import MaskablePPO
 
 from finsense.agents.checkpoint import Best
+from finsense.agents.golden_bars import golden_bars
 from finsense.agents.markets import Markets
 from finsense.agents.model_card import model_card
 from finsense.agents.network import MaskedActor, weights_hash
 from finsense.agents.validation import Judge, actor_choice, random_choice
 from finsense.config import Experiment
-from finsense.market.bars import INTERVAL_NS, Bars
-from finsense.market.calendar import DAY_NS, MINUTE_NS, nse_calendar
 from finsense.market.simulate import SimulatedMarket
 from finsense.model.bundle import Bundle, write_bundle
-from finsense.model.golden import GOLDEN_SYMBOL, PROBABILITY_TOLERANCE, record_golden
+from finsense.model.golden import PROBABILITY_TOLERANCE, record_golden
 from finsense.model.manifest import Manifest, Provenance
 from finsense.model.onnx_policy import OnnxPolicy
-from finsense.state.spec import StateSpec
 
 # Written by torch.export, the exporter that torch maintains. The opset is pinned: a newer torch must not change graphs.
 OPSET = 20
@@ -37,10 +34,6 @@ TIE = 1e-6
 # A golden state is decided so clearly that another processor's arithmetic decides it alike.
 _CLEAR = 1e-3
 _GOLDEN_STATES = 64
-# A fixed date with a known calendar before it: every version draws the same golden bars.
-_GOLDEN_LAST = date(2025, 12, 31)
-_GOLDEN_ROWS = 20
-_SESSION_NS = 375 * MINUTE_NS
 
 
 class ExportError(ValueError):
@@ -156,25 +149,6 @@ def export_bundle(
     )
     manifest = _manifest(experiment, markets, weights_hash(model.policy), steps, best, proof, run)
     return write_bundle(path, graph, manifest, golden, experiment.resolved_yaml(), model_card(manifest, experiment))
-
-
-def golden_bars(spec: StateSpec, interval: str) -> Bars:
-    """A simulated random walk that is long enough for a session with its warm-up, and not much longer."""
-    calendar, daily = nse_calendar(), INTERVAL_NS[interval] == DAY_NS
-    per_session = 1 if daily else _SESSION_NS // INTERVAL_NS[interval]
-    needed = -(-spec.warmup // per_session) + max(2, -(-_GOLDEN_ROWS // per_session))
-    chosen = calendar.sessions(calendar.first_date, _GOLDEN_LAST, derivatives=False)[-needed:]
-    market = SimulatedMarket.model_validate(
-        {
-            "model": "random_walk",
-            "symbols": (GOLDEN_SYMBOL,),
-            "interval": interval,
-            "first": chosen[0].date,
-            "last": chosen[-1].date,
-            "seed": len(spec.columns),
-        }
-    )
-    return market.load()[GOLDEN_SYMBOL]
 
 
 def _clear_states(actor: MaskedActor, states: NDArray[np.float32], masks: NDArray[np.bool_]) -> NDArray[np.intp]:

@@ -18,7 +18,7 @@ from finsense.market.simulate import SimulationError
 from finsense.market.timeline import TimelineError
 from finsense.model.bundle import BundleError
 from finsense.model.onnx_policy import OnnxPolicyError
-from finsense.state.builder import HistoryError
+from finsense.state.builder import HistoryError, MissingFieldsError
 from finsense.state.scaler import ScalerError
 
 RUNTIME, USAGE, CONFIG, DATA, GATE, HALT, INTERRUPTED = 1, 2, 3, 4, 5, 8, 130
@@ -26,6 +26,7 @@ RUNTIME, USAGE, CONFIG, DATA, GATE, HALT, INTERRUPTED = 1, 2, 3, 4, 5, 8, 130
 _KINDS: dict[type[Exception], tuple[str, int]] = {
     BarsError: ("data", DATA),
     HistoryError: ("data", DATA),
+    MissingFieldsError: ("data", DATA),
     TimelineError: ("data", DATA),
     ScalerError: ("data", DATA),
     InstrumentError: ("data", DATA),

@@ -4,7 +4,7 @@ import json
 import sqlite3
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
@@ -12,14 +12,14 @@ from finsense.account.session import Fill, Observation, Order
 from finsense.market.bars import Bar
 from finsense.model.policy import Decision
 
-FORMAT = 1
+FORMAT = 2
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS history (
-    time_ns INTEGER PRIMARY KEY, open REAL, high REAL, low REAL, close REAL, volume INTEGER
+    time_ns INTEGER PRIMARY KEY, open REAL, high REAL, low REAL, close REAL, volume INTEGER, extra BLOB NOT NULL
 );
 CREATE TABLE IF NOT EXISTS bars (
-    time_ns INTEGER PRIMARY KEY, open REAL, high REAL, low REAL, close REAL, volume INTEGER,
+    time_ns INTEGER PRIMARY KEY, open REAL, high REAL, low REAL, close REAL, volume INTEGER, extra BLOB NOT NULL,
     fill_quantity INTEGER NOT NULL, fill_price_paise INTEGER NOT NULL,
     state BLOB NOT NULL, mask BLOB NOT NULL, action INTEGER NOT NULL, probabilities BLOB NOT NULL,
     order_quantity INTEGER NOT NULL,
@@ -30,7 +30,7 @@ BEGIN SELECT RAISE(ABORT, 'the journal is append-only'); END;
 CREATE TRIGGER IF NOT EXISTS bars_never_go BEFORE DELETE ON bars
 BEGIN SELECT RAISE(ABORT, 'the journal is append-only'); END;
 """
-_INSERT = f"INSERT INTO bars VALUES ({', '.join('?' * 16)})"
+_INSERT = f"INSERT INTO bars VALUES ({', '.join('?' * 17)})"
 
 
 class JournalError(ValueError):
@@ -131,11 +131,11 @@ class Journal:
 
     def begin(self, history: Sequence[Bar]) -> list[Bar]:
         """Keep the bars before the first traded one, once; returns those that were kept first."""
-        kept = [Bar(*row) for row in self._database.execute("SELECT * FROM history ORDER BY time_ns")]
+        kept = [_bar(row) for row in self._database.execute("SELECT * FROM history ORDER BY time_ns")]
         if kept:
             return kept
         self._database.execute("BEGIN")
-        self._database.executemany("INSERT INTO history VALUES (?, ?, ?, ?, ?, ?)", history)
+        self._database.executemany("INSERT INTO history VALUES (?, ?, ?, ?, ?, ?, ?)", map(_values, history))
         self._database.execute("COMMIT")
         return list(history)
 
@@ -173,7 +173,7 @@ class Journal:
         self._database.execute(
             _INSERT,
             (
-                *bar,
+                *_values(bar),
                 fill.quantity if fill else 0,
                 fill.price_paise if fill else 0,
                 seen.state.tobytes(),
@@ -188,9 +188,19 @@ class Journal:
     def records(self) -> Iterator[Record]:
         """Every journalled bar in time order."""
         for row in self._database.execute("SELECT * FROM bars ORDER BY time_ns"):
-            bar = Bar(*row[:6])
-            fill = Fill(bar.time_ns, row[6], row[7]) if row[6] else None
-            yield Record(bar, fill, *row[8:])
+            bar = _bar(row[:7])
+            fill = Fill(bar.time_ns, row[7], row[8]) if row[7] else None
+            yield Record(bar, fill, *row[9:])
+
+
+def _values(bar: Bar) -> tuple[float | bytes, ...]:
+    """A bar as the tables keep it: what it knows beyond its prices as little-endian float64."""
+    return *bar[:6], np.array(bar.extra, "<f8").tobytes()
+
+
+def _bar(row: Sequence[Any]) -> Bar:
+    time_ns, open_, high, low, close, volume, extra = row
+    return Bar(time_ns, open_, high, low, close, volume, tuple(np.frombuffer(extra, "<f8").tolist()))
 
 
 def identity_text(**parts: object) -> dict[str, str]:

@@ -1,16 +1,19 @@
 """Price bars of one symbol: validated once at the door, read-only from then on."""
 
 import hashlib
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from functools import cached_property
-from typing import NamedTuple
+from itertools import starmap
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from finsense.market.calendar import DAY_NS, IST, MINUTE_NS, CalendarError, TradingSession, nse_calendar
+from finsense.market.extra_fields import EXTRA_FIELDS, FLOW_FIELDS, NEVER_ZERO
 from finsense.market.instruments import instrument
 from finsense.market.windows import place_in_windows, trading_windows
 
@@ -48,6 +51,7 @@ class Bar(NamedTuple):
         low: Lowest price, rupees.
         close: Last price, rupees.
         volume: Shares traded; 0 where the exchange publishes none (indices).
+        extra: Nothing, or one value per name of `EXTRA_FIELDS`, 0.0 for those that are not known.
     """
 
     time_ns: int
@@ -56,6 +60,7 @@ class Bar(NamedTuple):
     low: float
     close: float
     volume: int
+    extra: tuple[float, ...] = ()
 
 
 def ist_text(time_ns: int) -> str:
@@ -92,6 +97,7 @@ class Bars:
         volume: (n,) int64, shares.
         derivatives: Whether the stock has derivatives, which decides its hours since 2026-08-03; None takes
             what is known of the symbol.
+        extra: Name of `EXTRA_FIELDS` -> (n,) float64; a name that is absent is not known.
 
     Raises:
         BarsError: On the first kind of fault found, with its count and the first three rows.
@@ -106,6 +112,7 @@ class Bars:
     close: npt.NDArray[np.float64]
     volume: npt.NDArray[np.int64]
     derivatives: bool | None = None
+    extra: Mapping[str, npt.NDArray[np.float64]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.symbol or self.symbol != self.symbol.strip():
@@ -115,6 +122,7 @@ class Bars:
         if self.derivatives is None:
             object.__setattr__(self, "derivatives", instrument(self.symbol).derivatives)
         self._freeze_arrays()
+        self._freeze_extra()
         self._check_prices()
         self._check_order()
         self._check_grid()
@@ -134,6 +142,24 @@ class Bars:
             raise BarsError(f"{self.symbol}: columns differ in length: {lengths}")
         if not len(self.time_ns):
             raise BarsError(f"{self.symbol}: no bars")
+
+    def _freeze_extra(self) -> None:
+        unknown = sorted(set(self.extra) - set(EXTRA_FIELDS))
+        if unknown:
+            raise BarsError(f"{self.symbol}: unknown extra {', '.join(unknown)}; known are {', '.join(EXTRA_FIELDS)}")
+        if "ticks" not in self.extra and set(self.extra) & set(FLOW_FIELDS):
+            raise BarsError(f"{self.symbol}: {', '.join(self.extra)} come from ticks; give their number as `ticks`")
+        kept = {}
+        for name in (name for name in EXTRA_FIELDS if name in self.extra):
+            values = np.array(self.extra[name], np.float64)
+            if values.shape != self.time_ns.shape:
+                raise BarsError(f"{self.symbol}: {name} must hold one number per bar, found shape {values.shape}")
+            self._refuse(~np.isfinite(values), f"have {name} that is not a finite number")
+            if name in NEVER_ZERO:
+                self._refuse(values <= 0, f"have {name} of zero or less")
+            values.flags.writeable = False
+            kept[name] = values
+        object.__setattr__(self, "extra", MappingProxyType(kept))
 
     def _check_prices(self) -> None:
         for name in _PRICE_COLUMNS:
@@ -195,13 +221,16 @@ class Bars:
 
     def __iter__(self) -> Iterator[Bar]:
         """The bars in time order, in plain Python numbers."""
-        columns = (self.time_ns, self.open, self.high, self.low, self.close, self.volume)
-        return map(Bar._make, zip(*(column.tolist() for column in columns), strict=True))
+        columns: list[list[Any]] = [column.tolist() for column in self._columns]
+        if self.extra:
+            unknown = [0.0] * len(self)
+            extra = [self.extra[name].tolist() if name in self.extra else unknown for name in EXTRA_FIELDS]
+            columns.append(list(zip(*extra, strict=True)))
+        return starmap(Bar, zip(*columns, strict=True))
 
     def __reduce__(self) -> tuple[type["Bars"], tuple[object, ...]]:
         # Built anew in another process: checked, and read-only, which numpy forgets in a pickle.
-        columns = (self.time_ns, self.open, self.high, self.low, self.close, self.volume)
-        return Bars, (self.symbol, self.interval, *columns, self.derivatives)
+        return Bars, (self.symbol, self.interval, *self._columns, self.derivatives, dict(self.extra))
 
     def __repr__(self) -> str:
         first, last = ist_text(int(self.time_ns[0])), ist_text(int(self.time_ns[-1]))
@@ -238,6 +267,10 @@ class Bars:
         return offsets
 
     @property
+    def _columns(self) -> tuple[npt.NDArray[np.int64] | npt.NDArray[np.float64], ...]:
+        return (self.time_ns, self.open, self.high, self.low, self.close, self.volume)
+
+    @property
     def _days(self) -> npt.NDArray[np.int64]:
         return self.session_days[self.session_offsets[:-1]]
 
@@ -258,10 +291,12 @@ class Bars:
 
     @cached_property
     def data_hash(self) -> str:
-        """SHA-256 (hex) over symbol, interval and the columns as little-endian 8-byte values."""
+        """SHA-256 (hex) over symbol, interval, and the columns and what is known beyond them, little-endian."""
         digest = hashlib.sha256(f"bars-1\n{self.symbol}\n{self.interval}\n{len(self)}\n".encode())
-        for column in (self.time_ns, self.open, self.high, self.low, self.close, self.volume):
+        for column in self._columns:
             digest.update(column.astype(column.dtype.newbyteorder("<"), copy=False).tobytes())
+        for name, values in self.extra.items():
+            digest.update(f"{name}\n".encode() + values.astype("<f8", copy=False).tobytes())
         return digest.hexdigest()
 
     def take(self, start: int, stop: int) -> "Bars":
@@ -273,7 +308,7 @@ class Bars:
         if not 0 <= start < stop <= len(self):
             raise BarsError(f"{self.symbol}: rows {start} to {stop} of {len(self)} bars hold none")
         columns = {name: getattr(self, name)[start:stop] for name in ("time_ns", *_PRICE_COLUMNS, "volume")}
-        return replace(self, **columns)
+        return replace(self, **columns, extra={name: values[start:stop] for name, values in self.extra.items()})
 
     def between(self, first: date | None = None, last: date | None = None) -> "Bars":
         """The bars of the IST dates `first` to `last`, both inclusive; None is the end of the data on that side.

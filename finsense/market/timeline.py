@@ -1,7 +1,7 @@
 """What a bar means to the state and to the account: its fields, its session's clock, its prices in paise."""
 
-import datetime as dt
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
@@ -9,14 +9,28 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from finsense.market.bars import INTERVAL_NS, Bar, Bars, ist_text, session_day
-from finsense.market.calendar import DAY_NS, TradingSession, nse_calendar, session_date
+from finsense.market.bars import INTERVAL_NS, Bar, Bars, ist_text
+from finsense.market.calendar import DAY_NS, MINUTE_NS, session_date
 from finsense.market.costs import ChargeRules
+from finsense.market.extra_fields import EXTRA_FIELDS
 from finsense.market.instruments import Instrument
+from finsense.market.session_records import SESSION, check_hours, session_of, session_record
+from finsense.market.session_records import TimelineError as TimelineError
 
-# The fields of a bar as an indicator reads them, all float64.
+# The fields of a bar as an indicator reads them, all float64. First what every bar has.
 OPEN, HIGH, LOW, CLOSE, VOLUME, SESSION_LEFT, SESSION_OPENS = range(7)
-BAR_FIELDS = 7
+# Minutes of continuous trading before the bar's start; whole bars of it after this one; the close of the session before
+# (rupees; 0 where the history begins, so only a kernel without memory may use it); the price band (fraction; 0 none).
+MINUTE, BARS_LEFT, PREVIOUS_CLOSE, PRICE_BAND = range(7, 11)
+# What the calendar knows of the session beforehand, as `session_context` gives it.
+WEEKDAY, DAYS_SINCE_HOLIDAY, DAYS_TO_HOLIDAY, MONTH_SESSIONS_LEFT = range(11, 15)
+WEEKLY_EXPIRY_AHEAD, MONTHLY_EXPIRY_AHEAD = range(15, 17)
+# What only some bars know, in the order of EXTRA_FIELDS; an indicator that reads one of them says so in its `needs`.
+INDEX_CLOSE, SECTOR_CLOSE, VIX_CLOSE = range(17, 20)
+TICKS, TRADES, SIGNED_VOLUME, REALISED_VARIANCE, TICK_VWAP = range(20, 25)
+BOOK_IMBALANCE, SPREAD, MICROPRICE_OFFSET = range(25, 28)
+BAR_FIELDS = 28
+_EXTRA = slice(INDEX_CLOSE, BAR_FIELDS)
 
 # The same bar as the account reads it, all int64.
 MARKET = np.dtype(
@@ -32,27 +46,8 @@ MARKET = np.dtype(
     ]
 )
 
-_SESSION = np.dtype(
-    [
-        ("day", np.int64),
-        ("close_ns", np.int64),
-        ("pause_start_ns", np.int64),  # of a split session; open_ns where there is no pause
-        ("pause_end_ns", np.int64),
-        ("length_ns", np.int64),  # of continuous trading
-        ("interval_ns", np.int64),
-        ("schedule", np.int64),
-        ("previous_close_paise", np.int64),  # 0: unknown
-        ("band_permille", np.int64),  # 0: no band
-    ]
-)
 # A circuit limit is rounded to a tick, so a locked bar may stand this far (permille of the last close) inside the band.
 _BAND_SLACK_PERMILLE = 1
-# A state has no use for charges; whoever builds only states gives none, and no trade can be priced on such a timeline.
-_NO_SCHEDULE = -1
-
-
-class TimelineError(ValueError):
-    """A bar that cannot follow the one before it, or lies outside the sessions of the exchange."""
 
 
 @njit(cache=True)
@@ -75,38 +70,63 @@ def _locked(session: Any, high: float, low: float, close_paise: int) -> int:
 
 
 @njit(cache=True)
-def _describe(
+def _left_ns(time_ns: int, session: Any) -> Any:
+    """Continuous trading left at the end of the bar that starts at `time_ns`; 0 for daily bars."""
+    end_ns = time_ns + session.interval_ns
+    if session.interval_ns >= DAY_NS:
+        return 0
+    if time_ns < session.pause_start_ns:
+        return max(session.pause_start_ns - end_ns, 0) + session.close_ns - session.pause_end_ns
+    return max(session.close_ns - end_ns, 0)
+
+
+@njit(cache=True)
+def _elapsed_ns(time_ns: int, session: Any) -> Any:
+    """Continuous trading before `time_ns`; 0 for daily bars, which start with their session."""
+    pause_ns = session.pause_length_ns if time_ns >= session.pause_start_ns else 0
+    return time_ns - session.open_ns - pause_ns
+
+
+@njit(cache=True)
+def _write_row(
     time_ns: int,
     prices: tuple[float, float, float, float],
     volume: int,
     opens: bool,
     session: Any,
     row: NDArray[np.float64],
-    record: Any,
 ) -> None:
-    """Write one bar's fields into `row` and its account record into `record`; `opens`: it is its session's first."""
-    left_ns = 0
-    if session.interval_ns < DAY_NS:
-        end_ns = time_ns + session.interval_ns
-        if time_ns < session.pause_start_ns:
-            left_ns = max(session.pause_start_ns - end_ns, 0) + session.close_ns - session.pause_end_ns
-        else:
-            left_ns = max(session.close_ns - end_ns, 0)
+    """Write one bar's fields into `row`, but for those of EXTRA_FIELDS; `opens`: it is its session's first."""
+    left_ns = _left_ns(time_ns, session)
     row[OPEN], row[HIGH], row[LOW], row[CLOSE] = prices
     row[VOLUME] = volume
     row[SESSION_LEFT] = left_ns / session.length_ns
     row[SESSION_OPENS] = 1.0 if opens else 0.0
+    row[MINUTE] = _elapsed_ns(time_ns, session) / MINUTE_NS
+    row[BARS_LEFT] = (left_ns + session.interval_ns - 1) // session.interval_ns
+    row[PREVIOUS_CLOSE] = session.previous_close_paise / 100.0
+    row[PRICE_BAND] = session.band_permille / 1000.0
+    context = session.context
+    for index in range(len(context)):
+        row[WEEKDAY + index] = context[index]
+
+
+@njit(cache=True)
+def _write_record(
+    time_ns: int, prices: tuple[float, float, float, float], volume: int, session: Any, record: Any
+) -> None:
+    """Write the account's view of one bar into `record`."""
     record.day = session.day
     record.open_paise = to_paise(prices[0])
     record.close_paise = to_paise(prices[3])
     record.volume = volume
     record.locked = _locked(session, prices[1], prices[2], record.close_paise)
     record.schedule = session.schedule
-    record.seconds_left = left_ns // 1_000_000_000
+    record.seconds_left = _left_ns(time_ns, session) // 1_000_000_000
 
 
 @njit(cache=True)
-def _describe_bar(
+def _write_bar(
     time_ns: int,
     open_: float,
     high: float,
@@ -118,22 +138,50 @@ def _describe_bar(
     row: NDArray[np.float64],
     records: Any,
 ) -> None:
-    _describe(time_ns, (open_, high, low, close), volume, opens, sessions[0], row, records[0])
+    prices = (open_, high, low, close)
+    _write_row(time_ns, prices, volume, opens, sessions[0], row)
+    _write_record(time_ns, prices, volume, sessions[0], records[0])
+
+
+_Prices = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
 
 
 @njit(cache=True)
-def _describe_session(
+def _write_rows(
+    start: int,
     time_ns: NDArray[np.int64],
-    prices: tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]],
+    prices: _Prices,
     volume: NDArray[np.int64],
     sessions: Any,
+    offsets: NDArray[np.int64],
     rows: NDArray[np.float64],
+) -> None:
+    """Write the fields of the bars from `start` on, as many as `rows` has."""
+    opens, highs, lows, closes = prices
+    session = np.searchsorted(offsets, start, side="right") - 1
+    for index in range(start, start + len(rows)):
+        if index == offsets[session + 1]:
+            session += 1
+        bar = (opens[index], highs[index], lows[index], closes[index])
+        first = index == offsets[session]
+        _write_row(time_ns[index], bar, volume[index], first, sessions[session], rows[index - start])
+
+
+@njit(cache=True)
+def _write_records(
+    time_ns: NDArray[np.int64],
+    prices: _Prices,
+    volume: NDArray[np.int64],
+    sessions: Any,
+    offsets: NDArray[np.int64],
     records: Any,
 ) -> None:
+    """Write the account's view of every bar."""
     opens, highs, lows, closes = prices
-    for index in range(len(time_ns)):
-        bar = (opens[index], highs[index], lows[index], closes[index])
-        _describe(time_ns[index], bar, volume[index], index == 0, sessions[0], rows[index], records[index])
+    for session in range(len(sessions)):
+        for index in range(offsets[session], offsets[session + 1]):
+            bar = (opens[index], highs[index], lows[index], closes[index])
+            _write_record(time_ns[index], bar, volume[index], sessions[session], records[index])
 
 
 class Clock:
@@ -150,9 +198,10 @@ class Clock:
         self._instrument = instrument
         self._interval_ns = INTERVAL_NS[interval]
         self._charges = charges
-        self._session = np.zeros(1, _SESSION)
+        self._session = np.zeros(1, SESSION)
         self._close_ns = 0
         self._time_ns = 0
+        self._extra_known = False
 
     def advance(self, bar: Bar) -> bool:
         """Describe the next bar in `row` and `record`; true when it opens a new trading session.
@@ -170,7 +219,7 @@ class Clock:
         if opens:
             self._open_session(bar.time_ns)
         self._time_ns = bar.time_ns
-        _describe_bar(
+        _write_bar(
             bar.time_ns,
             bar.open,
             bar.high,
@@ -182,114 +231,70 @@ class Clock:
             self.row,
             self.record,
         )
+        if bar.extra or self._extra_known:
+            self.row[_EXTRA] = bar.extra or 0.0
+            self._extra_known = bool(bar.extra)
         return opens
 
     def _open_session(self, time_ns: int) -> None:
         session = session_of(session_date(time_ns), self._instrument, self._interval_ns)
-        _check_hours(session, self._instrument, time_ns, time_ns)
+        check_hours(session, self._instrument, time_ns, time_ns)
         self._session[0] = session_record(
             session, self._instrument, self._interval_ns, self._charges, int(self.record["close_paise"][0])
         )
         self._close_ns = session.close_ns
 
 
-def session_of(date: dt.date, instrument: Instrument, interval_ns: int) -> TradingSession:
-    """The trading session of a date; a daily bar needs no knowledge of the stock's closing auction.
-
-    Raises:
-        TimelineError: the exchange is closed on that date.
-    """
-    calendar = nse_calendar()
-    session = calendar.session(date, derivatives=False if interval_ns == DAY_NS else instrument.derivatives)
-    if session is None:
-        raise TimelineError(f"{instrument.symbol}: bar on {date}, when NSE is closed ({calendar.closed_reason(date)})")
-    return session
-
-
-def _check_hours(session: TradingSession, instrument: Instrument, first_ns: int, last_ns: int) -> None:
-    """Refuse bars that start outside the session: another clock than the instrument's stamped them."""
-    if first_ns < session.open_ns or last_ns >= session.close_ns:
-        outside_ns = first_ns if first_ns < session.open_ns else last_ns
-        raise TimelineError(
-            f"{instrument.symbol}: bar at {ist_text(outside_ns)}, but the {session.kind} session trades from "
-            f"{ist_text(session.open_ns)} to {ist_text(session.close_ns)} (derivatives: {instrument.derivatives})"
-        )
-
-
-def session_record(
-    session: TradingSession,
-    instrument: Instrument,
-    interval_ns: int,
-    charges: ChargeRules | None,
-    previous_close_paise: int,
-) -> tuple[int, ...]:
-    """What the kernels know of a session, in the order of its dtype.
-
-    Raises:
-        TimelineError: the session has more than one pause.
-    """
-    if len(session.windows) > 2:
-        raise TimelineError(
-            f"expected at most one pause in a session, found {len(session.windows) - 1} on {session.date}"
-        )
-    pause_start_ns = session.windows[0][1] if len(session.windows) == 2 else session.open_ns
-    pause_end_ns, length_ns = session.windows[-1][0], sum(end_ns - start_ns for start_ns, end_ns in session.windows)
-    if session.kind == "outage":
-        # A split session is announced, an outage is not: until it came, the clock ran towards the ordinary close.
-        planned_ns = nse_calendar().planned_close_ns(session.date, derivatives=instrument.derivatives)
-        pause_end_ns = session.close_ns - (planned_ns - pause_start_ns)
-        length_ns = planned_ns - session.open_ns
-    return (
-        session_day(session.date),
-        session.close_ns,
-        pause_start_ns,
-        pause_end_ns,
-        length_ns,
-        interval_ns,
-        _NO_SCHEDULE if charges is None else charges.schedule_index(session.date),
-        previous_close_paise,
-        0 if instrument.price_band is None else round(instrument.price_band * 1000),
-    )
-
-
 @dataclass(frozen=True)
 class Timeline:
-    """All bars of one symbol, described in one pass; bar for bar the same bits as `Clock` gives.
+    """All bars of one symbol with their sessions; bar for bar the same bits as `Clock` gives.
 
     Attributes:
         bars: the bars, n of them.
-        rows: (n, BAR_FIELDS) float64, the fields of each bar.
         market: (n,) of dtype MARKET, the account's view of each bar.
         session_offsets: (sessions + 1,) int64, where each trading session starts in the bars, and n.
+        sessions: (sessions,), what the kernels know of each session.
     """
 
     bars: Bars
     instrument: Instrument
-    rows: NDArray[np.float64]
     market: NDArray[Any]
     session_offsets: NDArray[np.int64]
+    sessions: NDArray[Any]
+
+    @cached_property
+    def rows(self) -> NDArray[np.float64]:
+        """(n, BAR_FIELDS) float64, the fields of every bar; 224 bytes a bar, so a long history is read in parts."""
+        return self.rows_between(0, len(self.bars))
+
+    def rows_between(self, start: int, stop: int) -> NDArray[np.float64]:
+        """(stop - start, BAR_FIELDS) float64, the fields of the bars `start` to `stop` (exclusive)."""
+        bars = self.bars
+        rows = np.zeros((stop - start, BAR_FIELDS))
+        prices = (bars.open, bars.high, bars.low, bars.close)
+        _write_rows(start, bars.time_ns, prices, bars.volume, self.sessions, self.session_offsets, rows)
+        for name, values in bars.extra.items():
+            rows[:, INDEX_CLOSE + EXTRA_FIELDS.index(name)] = values[start:stop]
+        return rows
 
 
 def timeline(bars: Bars, instrument: Instrument, charges: ChargeRules | None) -> Timeline:
-    """Describe every bar.
+    """Describe the sessions of the bars.
 
     Raises:
         TimelineError: a bar lies outside the instrument's sessions.
         CostError: no charge schedule is known for a session's date.
     """
-    rows = np.zeros((len(bars), BAR_FIELDS))
-    market = np.zeros(len(bars), MARKET)
-    session = np.zeros(1, _SESSION)
     offsets = bars.session_offsets
+    sessions = np.zeros(len(offsets) - 1, SESSION)
     previous_close_paise = 0
-    for start, stop in pairwise(offsets.tolist()):
+    for place, (start, stop) in enumerate(pairwise(offsets.tolist())):
         first_ns, last_ns = int(bars.time_ns[start]), int(bars.time_ns[stop - 1])
         found = session_of(session_date(first_ns), instrument, bars.interval_ns)
-        _check_hours(found, instrument, first_ns, last_ns)
-        session[0] = session_record(found, instrument, bars.interval_ns, charges, previous_close_paise)
-        prices = (bars.open[start:stop], bars.high[start:stop], bars.low[start:stop], bars.close[start:stop])
-        _describe_session(
-            bars.time_ns[start:stop], prices, bars.volume[start:stop], session, rows[start:stop], market[start:stop]
-        )
-        previous_close_paise = int(market["close_paise"][stop - 1])
-    return Timeline(bars, instrument, rows, market, offsets)
+        check_hours(found, instrument, first_ns, last_ns)
+        sessions[place] = session_record(found, instrument, bars.interval_ns, charges, previous_close_paise)
+        previous_close_paise = int(to_paise(bars.close[stop - 1]))
+    market = np.zeros(len(bars), MARKET)
+    prices = (bars.open, bars.high, bars.low, bars.close)
+    _write_records(bars.time_ns, prices, bars.volume, sessions, offsets, market)
+    return Timeline(bars, instrument, market, offsets, sessions)

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finsense.market.bars import Bars
+from finsense.market.extra_fields import EXTRA_FIELDS
 from finsense.market.instruments import instrument
 from finsense.market.timeline import Clock
 from finsense.model.policy import Policy
@@ -37,6 +38,7 @@ class Golden:
         low: (B,) float64.
         close: (B,) float64.
         volume: (B,) int64.
+        extra: (B, fields) float64, the columns of EXTRA_FIELDS; no field where the bars have none.
         market_states: (S, history x columns) float32, the states of its last S bars.
     """
 
@@ -50,6 +52,7 @@ class Golden:
     low: NDArray[np.float64]
     close: NDArray[np.float64]
     volume: NDArray[np.int64]
+    extra: NDArray[np.float64]
     market_states: NDArray[np.float32]
 
     def to_bytes(self) -> bytes:
@@ -79,7 +82,10 @@ def record_golden(
     bars: Bars,
     spec: StateSpec,
 ) -> Golden:
-    """Record what the policy answers to the given states and what the kernels make of the given bars."""
+    """Record what the policy answers to the given states and what the kernels make of the given bars.
+
+    The bars have either every field of EXTRA_FIELDS or none.
+    """
     decisions = [policy.act(states[i : i + 1], masks[i : i + 1]) for i in range(len(states))]
     return Golden(
         states=states,
@@ -92,6 +98,7 @@ def record_golden(
         low=bars.low,
         close=bars.close,
         volume=bars.volume,
+        extra=np.stack([bars.extra[name] for name in EXTRA_FIELDS], 1) if bars.extra else np.empty((len(bars), 0)),
         market_states=_market_states(bars, spec),
     )
 
@@ -103,7 +110,9 @@ def verify_golden(golden: Golden, policy: Policy, interval: str, spec: StateSpec
         GoldenError: a state differs by a bit, or an action differs.
     """
     columns = {name: getattr(golden, name) for name in ("time_ns", "open", "high", "low", "close", "volume")}
-    found = _market_states(Bars(GOLDEN_SYMBOL, interval, **columns), spec)
+    # Later versions only add fields behind the last, so the first ones keep their places.
+    extra = dict(zip(EXTRA_FIELDS, golden.extra.T, strict=False))
+    found = _market_states(Bars(GOLDEN_SYMBOL, interval, **columns, extra=extra), spec)
     if found.shape != golden.market_states.shape or found.tobytes() != golden.market_states.tobytes():
         raise GoldenError(
             f"the kernels of this version give other states than those the policy was trained on "

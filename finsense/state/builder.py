@@ -6,13 +6,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finsense.market.bars import ist_text
-from finsense.market.timeline import BAR_FIELDS, Timeline
+from finsense.market.extra_fields import EXTRA_FIELDS, FLOW_FIELDS
+from finsense.market.timeline import BAR_FIELDS, INDEX_CLOSE, Timeline
 from finsense.state.kernels import Plan, fold_sessions, stream
 from finsense.state.spec import StateSpec
+
+# Bars whose fields are held in memory at once: 224 bytes each, against some 500 for a row of the widest preset.
+_CHUNK_BARS = 50_000
 
 
 class HistoryError(ValueError):
     """Too little history before the first session for the warm-up."""
+
+
+class MissingFieldsError(ValueError):
+    """Bars that lack what an indicator reads: an index, ticks."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +52,11 @@ def build_states(timeline: Timeline, spec: StateSpec) -> StateMatrix:
 
     Raises:
         HistoryError: no session has `spec.warmup` bars before it.
+        MissingFieldsError: a feature reads what these bars do not know.
     """
+    missing = [name for name in _needs(spec) if name not in timeline.bars.extra]
+    if missing:
+        raise MissingFieldsError(_lacking(timeline.bars.symbol, spec, missing))
     offsets = timeline.session_offsets
     folded = offsets[:-1] >= spec.warmup
     if not folded.any():
@@ -57,11 +69,49 @@ def build_states(timeline: Timeline, spec: StateSpec) -> StateMatrix:
     within = np.arange(len(timeline.bars)) - np.repeat(offsets[:-1], lengths)
     last_rows = np.repeat(blocks - lengths, lengths) + within
     row_of_bar[first_bar:] = last_rows[first_bar:]
-    plan = Plan(spec)
-    rows = np.empty((int(blocks[-1]), plan.columns), np.float32)
-    memory, values = np.zeros(plan.memory_cells), np.zeros(plan.columns)
-    fold_sessions(plan.table, plan.parameters, memory, values, timeline.rows, offsets, spec.warmup, spec.history, rows)
+    rows = np.empty((int(blocks[-1]), len(spec.columns)), np.float32)
+    _fold_chunks(timeline, spec, int(np.flatnonzero(folded)[0]), rows)
     return StateMatrix(spec, rows, row_of_bar, first_bar)
+
+
+def _fold_chunks(timeline: Timeline, spec: StateSpec, session: int, rows: NDArray[np.float32]) -> None:
+    """Fold the sessions from `session` on into `rows`, so many at a time that their fields need little memory."""
+    plan = Plan(spec)
+    memory, values = np.zeros(plan.memory_cells), np.zeros(plan.columns)
+    offsets, lead, written = timeline.session_offsets, spec.history - 1, 0
+    while session < len(offsets) - 1:
+        last = max(int(np.searchsorted(offsets, offsets[session] + _CHUNK_BARS)), session + 1)
+        last = min(last, len(offsets) - 1)
+        begin = int(offsets[session]) - spec.warmup
+        bars = timeline.rows_between(begin, int(offsets[last]))
+        chunk = offsets[session : last + 1] - begin
+        stop = written + int(chunk[-1] - chunk[0]) + lead * (last - session)
+        fold_sessions(
+            plan.table,
+            plan.parameters,
+            memory,
+            values,
+            bars,
+            chunk,
+            spec.warmup,
+            spec.history,
+            rows[written:stop],
+        )
+        session, written = last, stop
+
+
+def _needs(spec: StateSpec) -> tuple[str, ...]:
+    """The fields of EXTRA_FIELDS that the features read."""
+    wanted = {name for feature in spec.features for name in feature.indicator.needs}
+    return tuple(name for name in EXTRA_FIELDS if name in wanted)
+
+
+def _lacking(symbol: str, spec: StateSpec, missing: list[str]) -> str:
+    features = [feature.name for feature in spec.features if set(feature.indicator.needs) & set(missing)]
+    return (
+        f"{symbol}: {', '.join(dict.fromkeys(features))} read {', '.join(missing)}, which these bars do not have; give "
+        f"the data the index, sector or VIX under `references`, or bars made of ticks; or leave the features out"
+    )
 
 
 def _too_short(timeline: Timeline, spec: StateSpec) -> str:
@@ -84,6 +134,10 @@ class StateBuilder:
         self._ring = np.zeros((spec.warmup, BAR_FIELDS))
         self._cursor = np.zeros(3, np.int64)
         self._window = np.zeros((spec.history, self._plan.columns), np.float32)
+        self._needs = _needs(spec)
+        # Those that are never zero where they are known, so that a bar which lacks them is seen.
+        witnesses = {"ticks" if name in FLOW_FIELDS else name for name in self._needs}
+        self._witnesses = [INDEX_CLOSE + EXTRA_FIELDS.index(name) for name in sorted(witnesses)]
         self.market_state: NDArray[np.float32] = self._window.reshape(-1)
 
     def update(self, row: NDArray[np.float64], opens: bool) -> bool:
@@ -92,7 +146,12 @@ class StateBuilder:
         Args:
             row: (BAR_FIELDS,) float64, the bar's fields.
             opens: whether the bar opens a trading session.
+
+        Raises:
+            MissingFieldsError: a feature reads what this bar does not know.
         """
+        if self._witnesses and not row[self._witnesses].all():
+            raise MissingFieldsError(_lacking("the bar", self.spec, list(self._needs)))
         return bool(
             stream(
                 self._plan.table,

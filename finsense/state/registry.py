@@ -1,6 +1,8 @@
 """The registry of indicators: one streaming kernel each, compiled on first use to one C signature."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -24,6 +26,7 @@ class Indicator:
         columns: parameters -> column names.
         memory: parameters -> number of float64 cells that the kernel keeps.
         lookback: parameters -> number of bars before the first value that has its full window.
+        needs: the fields of `finsense.market.bars.EXTRA_FIELDS` that the kernel reads; bars without them are refused.
     """
 
     name: str
@@ -32,6 +35,7 @@ class Indicator:
     columns: Callable[[Parameters], tuple[str, ...]]
     memory: Callable[[Parameters], int]
     lookback: Callable[[Parameters], int]
+    needs: tuple[str, ...] = ()
 
     @cached_property
     def address(self) -> int:
@@ -41,6 +45,19 @@ class Indicator:
 
 INDICATORS: dict[str, Indicator] = {}
 
+# Where the decorator registers: among ours, or among those of the user's file that is being run.
+_filled: ContextVar[dict[str, Indicator]] = ContextVar("filled", default=INDICATORS)
+
+
+@contextmanager
+def registering_into(registry: dict[str, Indicator]) -> Iterator[None]:
+    """Let the decorator fill another registry than `INDICATORS` for a while."""
+    token = _filled.set(registry)
+    try:
+        yield
+    finally:
+        _filled.reset(token)
+
 
 def indicator(
     *,
@@ -48,6 +65,7 @@ def indicator(
     columns: Callable[[Parameters], tuple[str, ...]],
     memory: Callable[[Parameters], int],
     lookback: Callable[[Parameters], int],
+    needs: tuple[str, ...] = (),
 ) -> Callable[[Kernel], Indicator]:
     """Register the decorated kernel as the indicator of its function's name.
 
@@ -56,10 +74,10 @@ def indicator(
     """
 
     def register(kernel: Kernel) -> Indicator:
-        name = kernel.__name__
-        if name in INDICATORS:
+        name, registry = kernel.__name__, _filled.get()
+        if name in registry:
             raise ValueError(f"an indicator named `{name}` is registered already")
-        INDICATORS[name] = Indicator(name, kernel, dict(defaults), columns, memory, lookback)
-        return INDICATORS[name]
+        registry[name] = Indicator(name, kernel, dict(defaults), columns, memory, lookback, needs)
+        return registry[name]
 
     return register

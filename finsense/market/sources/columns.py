@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from finsense.market.bars import BarsError
+from finsense.market.extra_fields import EXTRA_FIELDS, REFERENCE_FIELDS
 
 # Normalised spellings (lower case, letters and digits only), the preferred one first. Vendors: our cleaned Parquet
 # files, Kite, Upstox, Dhan, yfinance, investing.com, and NSE's bhavcopies (the old one, the full one, UDiFF).
@@ -37,7 +38,8 @@ def name_columns(frame: FrameLike, symbol: str | None) -> pd.DataFrame:
 
     Returns:
         A frame with a RangeIndex and the columns stamp, clock (optional), symbol (optional), open, high, low, close,
-        volume (optional), with the values as the vendor gave them.
+        volume (optional) and those of EXTRA_FIELDS that it has by these very names, with the values as the vendor gave
+        them.
 
     Raises:
         BarsError: When a needed column is missing or two columns have the same name.
@@ -62,6 +64,10 @@ def name_columns(frame: FrameLike, symbol: str | None) -> pd.DataFrame:
             f"known spellings are {wanted} (a file without a header line needs columns=[...])"
         )
     places = {field: place for field, place in found.items() if place is not None}
+    names = list(table.columns)
+    # By their exact names only, and flow only beside `ticks`: vendors have a "Trades" of their own.
+    known = EXTRA_FIELDS if "ticks" in names else REFERENCE_FIELDS
+    places |= {name: names.index(name) for name in known if name in names}
     return pd.DataFrame({field: table.iloc[:, place].array for field, place in places.items()})
 
 

@@ -1,5 +1,7 @@
 """Turns frames of known vendors into Bars, and refuses what cannot be read without a guess."""
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
@@ -7,6 +9,7 @@ import structlog
 
 from finsense.market.bars import INTERVAL_NS, IST_OFFSET_NS, Bars, BarsError, day_date, ist_text
 from finsense.market.calendar import DAY_NS, nse_calendar
+from finsense.market.extra_fields import EXTRA_FIELDS
 from finsense.market.instruments import instrument
 from finsense.market.sources.columns import FrameLike, name_columns, pick_symbol
 from finsense.market.sources.faults import refuse_rows
@@ -78,9 +81,19 @@ def bars_from_frame(
         table = _inside_sessions(table, outside, symbol, bool(derivatives), drop_outside_session)
     prices = read_prices(table, symbol)
     rows = prices.assign(time_ns=table["time_ns"], volume=read_volume(table, symbol, volume_missing))
+    known = [name for name in EXTRA_FIELDS if name in table.columns]
+    rows = rows.assign(**{name: table[name] for name in known})
     rows = _one_row_per_time(rows, table, symbol, interval)
-    columns = {name: rows[name].to_numpy() for name in ("time_ns", *PRICES, "volume")}
-    return Bars(symbol, interval, **columns, derivatives=derivatives)
+    columns: dict[str, Any] = {name: rows[name].to_numpy() for name in ("time_ns", *PRICES, "volume")}
+    extra = {name: _numbers(rows[name], symbol) for name in known}
+    return Bars(symbol, interval, **columns, derivatives=derivatives, extra=extra)
+
+
+def _numbers(column: pd.Series, symbol: str) -> npt.NDArray[np.float64]:
+    try:
+        return column.to_numpy(np.float64, na_value=np.nan)
+    except (ValueError, TypeError) as error:
+        raise BarsError(f"{symbol}: {column.name} must hold numbers: {error}") from error
 
 
 def _inside_sessions(
