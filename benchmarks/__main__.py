@@ -5,7 +5,7 @@ import json
 import time
 from collections.abc import Callable
 
-from benchmarks import decisions, environments, start, states
+from benchmarks import decisions, environments, start, states, ticks
 from benchmarks.measurement import Effort, Measurement, remark
 
 BENCHMARKS: dict[str, Callable[[Effort], list[Measurement]]] = {
@@ -14,6 +14,7 @@ BENCHMARKS: dict[str, Callable[[Effort], list[Measurement]]] = {
     "vector_env_memory": environments.vector_env_memory,
     "trading_env": environments.trading_env,
     "build_states": states.build,
+    "aggregate_ticks": ticks.aggregate,
     "live_update": states.live_update,
     "decision": decisions.decision,
     "backtest": decisions.backtest,

@@ -16,7 +16,9 @@ from finsense.envs.trading import TradingEnv
 from finsense.market.bars import INTERVAL_NS, IST_OFFSET_NS, Bars
 from finsense.market.calendar import DAY_NS, nse_calendar
 from finsense.market.costs import ChargeRules
+from finsense.market.extra_fields import EXTRA_FIELDS
 from finsense.market.instruments import Instrument, instrument
+from finsense.market.timeline import CLOSE, HIGH, INDEX_CLOSE, LOW, OPEN, VOLUME
 from finsense.state.spec import StateSpec
 
 Choose = Callable[[NDArray[np.bool_]], int]
@@ -54,6 +56,45 @@ def session_times(
     return np.concatenate([np.arange(*window, INTERVAL_NS[interval], dtype=np.int64) for window in windows])
 
 
+def plausible_extra(prices: Any, volume: Any, seed: int = 0) -> dict[str, NDArray[np.float64]]:
+    """All of EXTRA_FIELDS beside made-up bars, (n,) float64 each, from a bar's own prices and draws of its own.
+
+    `prices` are open, high, low and close, (n,) each.
+
+    The series and the flow move when the stock moves, so a market at rest has none (but one tick a bar); where a bar
+    has one price the book has one side and no spread; one bar in ten the series stand still. A longer market, or other
+    later prices, leave what was there.
+    """
+    draws = {name: np.random.default_rng([seed, place]) for place, name in enumerate(EXTRA_FIELDS)}
+    opens, high, low, closes = prices
+    count = len(closes)
+    move = np.clip(np.log(closes / np.append(opens[:1], closes[:-1])), -0.05, 0.05)
+    extra: dict[str, NDArray[np.float64]] = {}
+    for name, start, share in (("index_close", 20_000, 0.4), ("sector_close", 40_000, 0.7), ("vix_close", 20, -1.0)):
+        step = share * move + 0.5 * np.abs(move) * draws[name].standard_normal(count)
+        extra[name] = start * np.exp(np.cumsum(np.where(draws[name].random(count) < 0.1, 0.0, step)))
+    busy = np.minimum(volume, 200)
+    width = np.log(high / low)
+    extra["ticks"] = 1.0 + np.floor(busy * draws["ticks"].random(count))
+    extra["trades"] = np.ceil(busy * draws["trades"].random(count))
+    extra["signed_volume"] = np.rint(volume * draws["signed_volume"].uniform(-1, 1, count))
+    extra["realised_variance"] = width**2 * draws["realised_variance"].uniform(0.3, 3, count)
+    extra["tick_vwap"] = np.clip(low + draws["tick_vwap"].random(count) * (high - low), low, high)
+    extra["book_imbalance"] = np.sign(move) * draws["book_imbalance"].uniform(-0.3, 1, count)
+    extra["spread"] = np.where(width > 0, draws["spread"].uniform(1e-4, 1e-3, count), 0.0)
+    extra["microprice_offset"] = extra["spread"] * draws["microprice_offset"].uniform(-0.5, 0.5, count)
+    return extra
+
+
+def with_extra(rows: NDArray[np.float64], seed: int = 0) -> NDArray[np.float64]:
+    """The rows of a made-up market, (n, BAR_FIELDS) float64, with the fields of EXTRA_FIELDS as `plausible_extra`."""
+    extra = plausible_extra(rows[:, [OPEN, HIGH, LOW, CLOSE]].T, rows[:, VOLUME], seed)
+    found = rows.copy()
+    for name, values in extra.items():
+        found[:, INDEX_CLOSE + EXTRA_FIELDS.index(name)] = values
+    return found
+
+
 def bars_of(
     time_ns: NDArray[np.int64],
     close: Sequence[float] | NDArray[np.float64],
@@ -64,12 +105,13 @@ def bars_of(
     symbol: str = "SIM",
     derivatives: bool = False,
 ) -> Bars:
-    """Bars from closes; each opens at the close before it unless told, and its range is just that."""
+    """Bars from closes; each opens at the close before unless told, its range is just that; with `plausible_extra`."""
     closes = np.asarray(close, np.float64)
     opens = np.append(closes[:1], closes[:-1]) if open_ is None else np.asarray(open_, np.float64)
     volumes = np.broadcast_to(np.asarray(volume, np.int64), closes.shape)
     high, low = np.maximum(opens, closes), np.minimum(opens, closes)
-    return Bars(symbol, interval, time_ns, opens, high, low, closes, volumes, derivatives)
+    extra = plausible_extra((opens, high, low, closes), volumes)
+    return Bars(symbol, interval, time_ns, opens, high, low, closes, volumes, derivatives, extra)
 
 
 def steady_bars(first: dt.date, last: dt.date, interval: str = "15m", price: float = 100.0) -> Bars:
@@ -84,7 +126,8 @@ def spliced(first: Bars, second: Bars) -> Bars:
     time_ns, opens, high, low, closes, volume = (
         np.append(getattr(first, name), getattr(second, name)) for name in names
     )
-    return Bars(first.symbol, first.interval, time_ns, opens, high, low, closes, volume, first.derivatives)
+    extra = {name: np.append(values, second.extra[name]) for name, values in first.extra.items()}
+    return Bars(first.symbol, first.interval, time_ns, opens, high, low, closes, volume, first.derivatives, extra)
 
 
 def rough_bars(
@@ -99,7 +142,10 @@ def rough_bars(
     volume: int = 2000,
     derivatives: bool = False,
 ) -> Bars:
-    """A random market with all that disturbs an account: gaps, thin and silent bars, flat bars, circuit locks."""
+    """A random market with all that disturbs an account: gaps, thin and silent bars, flat bars, circuit locks.
+
+    It knows all of EXTRA_FIELDS, see `plausible_extra`.
+    """
     rng = np.random.default_rng(seed)
     time_ns = session_times(first, last, interval, derivatives=derivatives)
     count = len(time_ns)
@@ -116,7 +162,8 @@ def rough_bars(
     volumes = rng.integers(0, volume, count)
     volumes[rng.random(count) < 0.15] = 0
     opens, high, low, closes = prices
-    return Bars(symbol, interval, time_ns, opens, high, low, closes, volumes, derivatives)
+    extra = plausible_extra(prices, volumes, seed)
+    return Bars(symbol, interval, time_ns, opens, high, low, closes, volumes, derivatives, extra)
 
 
 def _lock(prices: NDArray[np.float64], time_ns: NDArray[np.int64], rng: np.random.Generator, stock: Instrument) -> None:

@@ -20,7 +20,7 @@ def test_the_page_is_made_of_the_docstrings() -> None:
 
 def test_full_has_every_indicator_and_core_about_forty_columns() -> None:
     full = StateSpec.model_validate({"features": ["full"]})
-    assert {feature.name for feature in full.features} == set(INDICATORS)
+    assert {feature.name for feature in full.features} == {name for name, one in INDICATORS.items() if not one.needs} - {"level_distance"}
     assert len(preset_columns("core")) == 40
     assert len(preset_columns("classic29")) == 29
 
@@ -37,5 +37,5 @@ def test_show_and_list_speak_json() -> None:
     assert json.loads(shown.stdout)["columns"] == ["rsi_14"]
     listed = json.loads(CliRunner().invoke(app, ["features", "list", "--json"]).stdout)
     assert {one["name"] for one in listed["indicators"]} == set(INDICATORS)
-    assert set(listed["presets"]) == {"classic29", "core", "full"}
+    assert set(listed["presets"]) == {"classic29", "core", "full", "market", "flow"}
     assert CliRunner().invoke(app, ["features", "show", "rsy"]).exit_code == 2

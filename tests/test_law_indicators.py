@@ -6,10 +6,22 @@ from typing import Any
 import numpy as np
 import pytest
 from indicator_oracles import Floats, feature_of, fold, rows_from
-from markets import MUHURAT, SPLIT, rough_bars
+from markets import MUHURAT, SPLIT, rough_bars, with_extra
 
 from finsense.market.instruments import instrument
-from finsense.market.timeline import CLOSE, HIGH, LOW, OPEN, SESSION_LEFT, SESSION_OPENS, VOLUME, timeline
+from finsense.market.timeline import (
+    CLOSE,
+    HIGH,
+    LOW,
+    OPEN,
+    PREVIOUS_CLOSE,
+    SESSION_LEFT,
+    SESSION_OPENS,
+    SIGNED_VOLUME,
+    TICK_VWAP,
+    VOLUME,
+    timeline,
+)
 from finsense.state.registry import INDICATORS
 
 BARS = 240
@@ -25,7 +37,7 @@ def with_ranges(closes: Any, volume: Any = 1000.0) -> Floats:
     place = np.arange(len(closes)) % 20
     rows[:, SESSION_LEFT] = (19 - place) / 20
     rows[:, SESSION_OPENS] = place == 0
-    return rows
+    return with_extra(rows)
 
 
 def walk(volatility: float = 0.01) -> Floats:
@@ -44,7 +56,7 @@ MADE: dict[str, Callable[[], Floats]] = {
     "jumps": lambda: with_ranges(np.repeat([0.01, 9_999_999.0, 0.01, 100.0, 100.05, 0.02], BARS // 6)),
     "a gap, then nothing": lambda: with_ranges(np.append(np.full(30, 100.0), np.full(BARS - 30, 150.0))),
     "a walk that is halted": lambda: with_ranges(np.append(walk()[:60], np.full(BARS - 60, 250.0)), 0.0),
-    "one-price bars": lambda: rows_from(walk()),
+    "one-price bars": lambda: with_extra(rows_from(walk())),
     "one paisa": lambda: with_ranges(np.resize([0.01, 0.02, 0.01], BARS)),
     "gaps, locks and silence, 15m": lambda: timeline(rough_bars(9, *SPLIT), instrument("SIM"), None).rows,
     "gaps, locks and silence, 1d": lambda: (
@@ -54,8 +66,10 @@ MADE: dict[str, Callable[[], Floats]] = {
 }
 # What a market that stands still without volume reads, where that is not 0 in every column.
 AT_REST: dict[str, tuple[float, ...] | None] = {
-    "session_left": None,  # the clock, not the market
-    "round_number": None,  # a place on the scale of prices, also of a price at rest
+    **dict.fromkeys(("session_left", "session_minute", "bars_to_close"), None),  # the clock, not the market
+    **dict.fromkeys(("weekday", "holiday", "month_end", "expiry"), None),  # the calendar
+    "price_band": (1.0, 1.0),  # both limits are a whole band away
+    **dict.fromkeys(("round_number", "level_distance"), None),  # a place on the scale of prices, also of a price at rest
     "aroon": (1.0, 1.0),  # every bar ties with the newest
 }
 
@@ -75,16 +89,16 @@ def test_a_market_at_rest_reads_zero(name: str) -> None:
         assert (found == resting).all()
 
 
-@pytest.mark.parametrize("name", sorted(set(INDICATORS) - {"round_number"}))
+@pytest.mark.parametrize("name", sorted(set(INDICATORS) - {"round_number", "level_distance"}))
 def test_neither_the_price_nor_the_lot_is_in_an_indicator(name: str) -> None:
-    """A split changes no state: all prices and volumes eightfold, the same values. (Round numbers are prices.)"""
+    """A split changes no state: all prices and volumes eightfold, the same values. (Levels are prices.)"""
     rows = timeline(rough_bars(2, *SPLIT), instrument("SIM"), None).rows
     if name == "volume_ratio":
         # It counts one share more than there are, so that silence has a logarithm.
         rows[:, VOLUME] += 1e12
     scaled = rows.copy()
-    scaled[:, [OPEN, HIGH, LOW, CLOSE]] *= 8
-    scaled[:, VOLUME] *= 8
+    scaled[:, [OPEN, HIGH, LOW, CLOSE, PREVIOUS_CLOSE, TICK_VWAP]] *= 8
+    scaled[:, [VOLUME, SIGNED_VOLUME]] *= 8
     np.testing.assert_allclose(fold(scaled, name), fold(rows, name), rtol=1e-9, atol=1e-9)
 
 

@@ -61,6 +61,7 @@ def _save_market(experiment: Experiment, path: Path) -> Bars:
             "low": bars.low,
             "close": bars.close,
             "volume": bars.volume,
+            **bars.extra,
         }
     )
     frame.to_parquet(path, index=False)

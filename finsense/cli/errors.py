@@ -8,6 +8,7 @@ import typer
 
 from finsense.account.session import IllegalAction
 from finsense.config import ConfigError
+from finsense.evaluation.oracle import OracleError
 from finsense.live.journal import JournalError
 from finsense.live.loop import BooksDiffer
 from finsense.market.bars import BarsError
@@ -31,6 +32,7 @@ _KINDS: dict[type[Exception], tuple[str, int]] = {
     ScalerError: ("data", DATA),
     InstrumentError: ("data", DATA),
     SimulationError: ("data", DATA),
+    OracleError: ("oracle", CONFIG),
     CalendarError: ("calendar", DATA),
     CostError: ("costs", DATA),
     BundleError: ("bundle", GATE),

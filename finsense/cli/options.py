@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+import yaml
 
 from finsense.cli.errors import USAGE, refuse
 from finsense.evaluation.backtest import Setting
 from finsense.market.bars import Bars
-from finsense.market.sources.files import load_bars
+from finsense.market.sources.files import References, load_bars
 from finsense.model.bundle import Bundle
+from finsense.state.spec import StateSpec
 
 BundleFolder = Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder of an exported policy.")]
 DataFile = Annotated[
@@ -36,9 +38,27 @@ def as_date(text: str | None) -> dt.date | None:
 
 
 def bars_for(bundle: Bundle, data: Path, symbol: str, timezone: str | None) -> Bars:
-    """The bars of a file, at the interval that the bundle was trained on."""
+    """The bars of a file, at the interval that the bundle was trained on, beside the series that its config names."""
     manifest = bundle.manifest
-    return load_bars(data, symbol, manifest.interval, timezone=timezone, derivatives=manifest.derivatives)
+    bars = load_bars(data, symbol, manifest.interval, timezone=timezone, derivatives=manifest.derivatives)
+    return beside_references(bars, manifest.state, yaml.safe_load(bundle.config)["data"].get("references"))
+
+
+def beside_references(bars: Bars, spec: StateSpec, references: Any) -> Bars:
+    """The bars with what the state reads of other series, unless they know it already.
+
+    Args:
+        bars: of the stock.
+        spec: the state.
+        references: as `data.references` of a config; None where it names no series.
+
+    Raises:
+        BarsError: a series cannot be read, or does not cover the bars.
+    """
+    needed = {name for feature in spec.features for name in feature.indicator.needs}
+    if references is None or needed <= set(bars.extra):
+        return bars
+    return References.model_validate(references).beside({bars.symbol: bars})[bars.symbol]
 
 
 def setting_of(bundle: Bundle) -> Setting:

@@ -7,7 +7,7 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from finsense.cli.options import AsJson, DataFile, SymbolName, Zone, print_json
+from finsense.cli.options import AsJson, DataFile, SymbolName, Zone, bars_for, beside_references, print_json
 from finsense.config import load_experiment
 from finsense.market.bars import Bars
 from finsense.market.instruments import instrument
@@ -27,8 +27,15 @@ def state(
     as_json: AsJson = False,
 ) -> None:
     """Write the market states of every bar that has its warm-up: time (ns UTC), column names, matrix (float32)."""
-    spec, interval, derivatives = _spec_of(source)
-    bars = load_bars(data, symbol, interval, timezone=timezone, derivatives=derivatives)
+    if source.is_dir():
+        bundle = load_bundle(source)
+        spec, bars = bundle.manifest.state, bars_for(bundle, data, symbol, timezone)
+    else:
+        experiment = load_experiment(source)
+        spec, market = experiment.state, experiment.data
+        derivatives = getattr(market, "derivatives", None)
+        bars = load_bars(data, symbol, market.interval, timezone=timezone, derivatives=derivatives)
+        bars = beside_references(bars, spec, getattr(market, "references", None))
     times, matrix = market_states(bars, spec)
     names = [f"{name}[-{age}]" if age else name for age in reversed(range(spec.history)) for name in spec.columns]
     with out.open("wb") as file:
@@ -46,10 +53,3 @@ def market_states(bars: Bars, spec: StateSpec) -> tuple[NDArray[np.int64], NDArr
     ready = range(matrix.first_bar, len(bars))
     return bars.time_ns[matrix.first_bar :], np.stack([matrix.window(bar) for bar in ready])
 
-
-def _spec_of(source: Path) -> tuple[StateSpec, str | None, bool | None]:
-    if source.is_dir():
-        manifest = load_bundle(source).manifest
-        return manifest.state, manifest.interval, manifest.derivatives
-    experiment = load_experiment(source)
-    return experiment.state, experiment.data.interval, getattr(experiment.data, "derivatives", None)

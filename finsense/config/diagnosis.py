@@ -141,12 +141,18 @@ def _worded(route: Route, node: Node, error: Mapping[str, Any]) -> Problem:
 
 def _mentioned(node: Node, text: str) -> Node | None:
     """The child of a node whose key (in a list: whose text, or first key) the text mentions first, if any."""
-    words = f" {''.join(character if character.isalnum() or character == '_' else ' ' for character in text)} "
+    words = _words(text)
     named: list[tuple[str, Node]] = []
     if isinstance(node.value, dict):
         named = list(node.value.items())
     elif isinstance(node.value, list):
         for item in node.value:
             named += [(name, item) for name in ([item.value] if isinstance(item.value, str) else _mapping(item))]
-    found = [(place, inner) for name, inner in named if name and (place := words.find(f" {name} ")) >= 0]
+    found = [(place, inner) for name, inner in named if name and (place := words.find(_words(name))) >= 0]
     return min(found, key=lambda pair: pair[0])[1] if found else None
+
+
+def _words(text: str) -> str:
+    """The words of a text, with one blank between them and around them."""
+    letters = "".join(character if character.isalnum() or character == "_" else " " for character in text)
+    return f" {' '.join(letters.split())} "

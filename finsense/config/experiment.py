@@ -206,6 +206,17 @@ def contradictions(sections: Mapping[str, Any]) -> dict[tuple[str, ...], str]:
                 found["split", name, "from"] = f"{name} begins on {span.first}, before {simulated}"
             if span.last > data.last:
                 found["split", name, "to"] = f"{name} ends on {span.last}, after {simulated}"
+    state = sections.get("state")
+    if isinstance(data, SimulatedMarket) and isinstance(state, StateSpec):
+        known = () if data.index is None else ("index_close",)
+        for feature in state.features:
+            lacking = [name for name in feature.indicator.needs if name not in known]
+            if lacking:
+                advice = "add `index: {beta: 1, correlation: 0.5}` to it, or " if lacking == ["index_close"] else ""
+                found["state", "features"] = (
+                    f"{feature.name} reads {', '.join(lacking)}, which the simulated market does not have: {advice}"
+                    f"leave {feature.name} out"
+                )
     return found
 
 

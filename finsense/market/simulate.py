@@ -8,6 +8,7 @@ the draws that were there before.
 
 import datetime
 import math
+from dataclasses import replace
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -17,12 +18,13 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from finsense.market.bars import INTERVAL_NS, PRICE_LIMIT, PRICE_MIN, Bars
 from finsense.market.calendar import nse_calendar
+from finsense.market.simulated_index import SimulatedIndex, index_points
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 # The place in this tuple is part of the seed: append, never reorder.
-_STREAMS = ("return", "gap", "open", "high", "low", "volume", "regime")
+_STREAMS = ("return", "gap", "open", "high", "low", "volume", "regime", "index", "index_gap")
 
 
 class SimulationError(ValueError):
@@ -70,6 +72,9 @@ class SimulatedMarket(BaseModel):
     exact law of the extremes of a Brownian bridge from open to close (each on its own). Prices are rounded to the
     paisa. A missing model parameter gets its default; a parameter of another model is refused. With daily bars every
     bar is a session of its own: the U is flat and every open has a gap.
+
+    With `index` each stock knows an `index_close` of its own (symbols move independently, so they share no index); its
+    bars stay the same bits. See `SimulatedIndex` for its law.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -94,6 +99,7 @@ class SimulatedMarket(BaseModel):
     volume_mean: float = Field(20_000.0, ge=1, le=1e12, description="mean volume of a bar (shares)")
     volume_shape: float = Field(1.0, ge=0, le=100, description="U over the session: its edges are 1 + this")
     volume_noise: float = Field(0.5, ge=0, le=3, description="std of the volume's natural logarithm")
+    index: SimulatedIndex | None = Field(None, description="the index beside each stock; null for none")
 
     @model_validator(mode="before")
     @classmethod
@@ -205,9 +211,9 @@ class SimulatedMarket(BaseModel):
         noise = streams["return"].standard_normal(count)
         scale = _session_shape(offsets, self.volatility_shape, 2)
         scale *= _clustering(noise, self.clustering_reaction, self.clustering_memory)
+        gap_noise = streams["gap"].standard_normal(len(offsets) - 1)[1:]
         gap = np.zeros(count)
-        gap[offsets[:-1]] = self.overnight_gap * streams["gap"].standard_normal(len(offsets) - 1)
-        gap[0] = 0
+        gap[offsets[1:-1]] = self.overnight_gap * gap_noise
         if self.model == "mean_reversion":
             path, signal = _reverting_path(noise, scale, gap, *self._reverting())
         else:
@@ -220,6 +226,11 @@ class SimulatedMarket(BaseModel):
         opening, highest, lowest, closing = prices
         volume = self._volume(streams["volume"].standard_normal(count), offsets)
         bars = Bars(symbol, self.interval, time_ns, opening, highest, lowest, closing, volume, derivatives=False)
+        if self.index is not None:
+            moves = self.index.moves(noise, path[2], streams["index"].standard_normal(count))
+            own_gap = streams["index_gap"].standard_normal(len(offsets) - 1)[1:]
+            moves[offsets[1:-1]] += self.index.moves(gap_noise, self.overnight_gap, own_gap)
+            bars = replace(bars, extra={"index_close": index_points(moves)})
         return bars, signal
 
     def _regime_table(self) -> Floats:

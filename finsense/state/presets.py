@@ -28,7 +28,8 @@ PRESETS: dict[str, Preset] = {
         *_with_defaults("session_left", "session_gap", "session_open", "session_range"),
         *_with_defaults("autocorrelation", "variance_ratio"),
     ),
-    # Every indicator with its defaults.
+    # Every indicator that needs no more than the bars of the stock itself, with its defaults,
+    # but for `level_distance`, whose level the user must name.
     "full": (
         *_with_defaults("price_change", "log_return", "lagged_difference", "gap", "round_number"),
         *_with_defaults("session_left", "session_gap", "session_open", "session_previous_close", "session_range"),
@@ -38,5 +39,13 @@ PRESETS: dict[str, Preset] = {
         *_with_defaults("atr", "bollinger", "bb", "kc", "dc", "ui", "realised_volatility", "parkinson", "garman_klass"),
         *_with_defaults("volume_ratio", "obv", "vpt", "nvi", "fi", "em", "adi", "cmf", "mfi", "vwap", "session_vwap"),
         *_with_defaults("volatility_regime", "autocorrelation", "variance_ratio", "drawdown_state"),
+        *_with_defaults("session_minute", "bars_to_close", "weekday", "holiday", "month_end", "expiry", "price_band"),
+    ),
+    # The stock beside an index; the data must name one under `references`.
+    "market": _with_defaults("index_beta", "index_relative_strength", "index_return", "index_volatility"),
+    # Order flow; the bars must be made of ticks with their order book.
+    "flow": (
+        *_with_defaults("signed_volume", "trade_count", "intrabar_volatility", "intrabar_noise", "tick_vwap"),
+        *_with_defaults("book_imbalance", "spread", "microprice"),
     ),
 }

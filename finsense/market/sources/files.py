@@ -1,19 +1,22 @@
-"""Reads bars from CSV and Parquet files."""
+"""Reads bars, and the series that stand beside them, from CSV and Parquet files."""
 
 import gzip
 from pathlib import Path
-from typing import Literal, TypedDict, Unpack
+from typing import Literal, Self, TypedDict, Unpack
 
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from finsense.market.bars import Bars, BarsError
+from finsense.market.references import with_references
 from finsense.market.sources.columns import names_symbols
 from finsense.market.sources.frames import bars_from_frame
 from finsense.market.sources.stamps import StampedAt
 
 _TEXT_SUFFIXES = (".csv", ".csv.gz", ".txt", ".txt.gz")
 _KNOWN_SUFFIXES = (*_TEXT_SUFFIXES, ".parquet")
+
+Interval = Literal["1m", "3m", "5m", "10m", "15m", "30m", "60m", "1d"]
 
 
 class ReadingOptions(TypedDict, total=False):
@@ -95,6 +98,77 @@ def _bars_of(
         raise BarsError(f"{path}: {error}") from error
 
 
+class ReferenceFile(BaseModel):
+    """One series that stands beside the bars, as an experiment names it; of its prices only the close is taken.
+
+    Attributes:
+        path: The file.
+        symbol: Which symbol to read, e.g. "NIFTY 50"; may be left out where the file names exactly one.
+        interval: A key of `bars.INTERVAL_NS`, not always that of the bars; None tells it from the stamps.
+        timezone: Zone of stamps that carry none.
+        derivatives: Whether the series trades the hours of a stock with derivatives; an index does not.
+        drop_outside_session: Drop rows outside the sessions instead of refusing them.
+        stamps: Whether a stamp is the bar's start or its end.
+        date_format: A `strptime` format for ambiguous dates.
+        columns: Names of the columns of a text file without a header line.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    path: Path
+    symbol: str | None = None
+    interval: Interval | None = None
+    timezone: str | None = None
+    derivatives: bool | None = None
+    drop_outside_session: bool = False
+    stamps: StampedAt = "start"
+    date_format: str | None = None
+    columns: tuple[str, ...] | None = None
+
+    def load(self) -> Bars:
+        """The bars of the series; an empty volume, as indices have it, is 0.
+
+        Raises:
+            BarsError: When the file cannot be read.
+        """
+        options = _options(self, volume_missing=0)
+        return load_bars(self.path, self.symbol, self.interval, columns=self.columns, **options)
+
+
+class References(BaseModel):
+    """The series that stand beside the bars: what indicators of the market, the sector and the fear gauge read.
+
+    Attributes:
+        index: The market's index.
+        sector: For each symbol the index of its sector; every symbol of the bars or none.
+        vix: India VIX.
+        missing_sessions: How many sessions of the bars each series may lack; its last close before stands there.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    index: ReferenceFile | None = None
+    sector: dict[str, ReferenceFile] | None = None
+    vix: ReferenceFile | None = None
+    missing_sessions: int = Field(default=0, ge=0)
+
+    def beside(self, markets: dict[str, Bars]) -> dict[str, Bars]:
+        """The bars of each symbol, knowing the closes of the series.
+
+        Raises:
+            BarsError: When a file cannot be read, or a series does not fit the bars.
+        """
+        index = None if self.index is None else self.index.load()
+        vix = None if self.vix is None else self.vix.load()
+        sectors = {symbol: file.load() for symbol, file in (self.sector or {}).items()}
+        return {
+            symbol: with_references(
+                bars, index=index, sector=sectors.get(symbol), vix=vix, missing_sessions=self.missing_sessions
+            )
+            for symbol, bars in markets.items()
+        }
+
+
 class FileSource(BaseModel):
     """Bars from one file, as an experiment names it.
 
@@ -110,6 +184,7 @@ class FileSource(BaseModel):
         volume_missing: Shares to put where the volume is empty; None refuses it.
         date_format: A `strptime` format for ambiguous dates.
         columns: Names of the columns of a text file without a header line.
+        references: Series that stand beside the bars, each in a file of its own.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -117,7 +192,7 @@ class FileSource(BaseModel):
     kind: Literal["file"] = "file"
     path: Path
     symbols: tuple[str, ...] = Field(min_length=1)
-    interval: Literal["1m", "3m", "5m", "10m", "15m", "30m", "60m", "1d"] | None = None
+    interval: Interval | None = None
     timezone: str | None = None
     derivatives: bool | None = None
     drop_outside_session: bool = False
@@ -125,6 +200,7 @@ class FileSource(BaseModel):
     volume_missing: int | None = Field(default=None, ge=0)
     date_format: str | None = None
     columns: tuple[str, ...] | None = None
+    references: References | None = None
 
     @field_validator("symbols")
     @classmethod
@@ -134,23 +210,37 @@ class FileSource(BaseModel):
             raise ValueError(f"expected each symbol once, found {', '.join(twice)} more than once")
         return symbols
 
+    @model_validator(mode="after")
+    def _a_sector_for_every_symbol(self) -> Self:
+        sector = None if self.references is None else self.references.sector
+        if sector is not None and set(sector) != set(self.symbols):
+            more, less = sorted(set(sector) - set(self.symbols)), sorted(set(self.symbols) - set(sector))
+            found = f"lists {', '.join(more)}, which is not among the symbols" if more else f"lacks {', '.join(less)}"
+            raise ValueError(f"references.sector names one series for each symbol, but {found}")
+        return self
+
     def load(self) -> dict[str, Bars]:
-        """The bars of each symbol, in the order of `symbols`.
+        """The bars of each symbol, in the order of `symbols`, with the series beside them.
 
         Raises:
-            BarsError: When the file or one of the symbols cannot be read.
+            BarsError: When a file or one of the symbols cannot be read, or a series does not fit the bars.
         """
         table = read_table(self.path, self.columns)
         if len(self.symbols) > 1 and not names_symbols(table):
             raise BarsError(
                 f"{self.path}: the file names no symbols, so it holds one; found {len(self.symbols)} asked for"
             )
-        options: ReadingOptions = {
-            "timezone": self.timezone,
-            "derivatives": self.derivatives,
-            "drop_outside_session": self.drop_outside_session,
-            "stamps": self.stamps,
-            "volume_missing": self.volume_missing,
-            "date_format": self.date_format,
-        }
-        return {symbol: _bars_of(table, self.path, symbol, self.interval, options) for symbol in self.symbols}
+        options = _options(self, volume_missing=self.volume_missing)
+        markets = {symbol: _bars_of(table, self.path, symbol, self.interval, options) for symbol in self.symbols}
+        return markets if self.references is None else self.references.beside(markets)
+
+
+def _options(file: FileSource | ReferenceFile, volume_missing: int | None) -> ReadingOptions:
+    return {
+        "timezone": file.timezone,
+        "derivatives": file.derivatives,
+        "drop_outside_session": file.drop_outside_session,
+        "stamps": file.stamps,
+        "volume_missing": volume_missing,
+        "date_format": file.date_format,
+    }

@@ -2,10 +2,14 @@
 
 from finsense.state.indicators import (
     bands,
+    calendar_context,
+    cross_asset,
     momentum,
     momentum_oscillators,
     money_flow,
+    order_flow,
     price,
+    price_levels,
     regime,
     session,
     session_levels,
@@ -19,10 +23,14 @@ from finsense.state.indicators import (
 
 __all__ = [
     "bands",
+    "calendar_context",
+    "cross_asset",
     "momentum",
     "momentum_oscillators",
     "money_flow",
+    "order_flow",
     "price",
+    "price_levels",
     "regime",
     "session",
     "session_levels",
