@@ -1,13 +1,17 @@
 """Reinforcement learning for Indian equities: one state builder and one account from training to the live loop."""
 
+import contextlib
 import hashlib
 import os
 import shutil
+import time
 from pathlib import Path
 
 __version__ = "0.1.0"
 
-_COMPILED_FLOORS = ("market", "state", "account", "envs")
+_COMPILED_FLOORS = ("market", "state", "account", "envs", "agents")
+# A folder of another source goes when nothing has used it for so long; a process of before an update may still run.
+_KEPT_S = 7 * 86_400
 
 
 def _place_kernel_cache() -> None:
@@ -27,11 +31,14 @@ def _place_kernel_cache() -> None:
     chosen = caches / f"kernels-{digest.hexdigest()[:16]}"
     try:
         chosen.mkdir(parents=True, exist_ok=True)
+        os.utime(chosen)
     except OSError:
         return  # A read-only installation has one source for ever; numba finds a place for its cache by itself.
     for stale in caches.glob("kernels-*"):
-        if stale != chosen:
-            shutil.rmtree(stale, ignore_errors=True)
+        # Another process may take it away first.
+        with contextlib.suppress(OSError):
+            if time.time() - stale.stat().st_mtime > _KEPT_S:
+                shutil.rmtree(stale)
     os.environ["NUMBA_CACHE_DIR"] = str(chosen)
 
 

@@ -1,6 +1,5 @@
 """Law: one bar at a time == the whole batch == after a restart == with more history, by `==`, for every indicator."""
 
-import ctypes
 import datetime as dt
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -19,6 +18,7 @@ from finsense.market.costs import ChargeRules
 from finsense.market.instruments import instrument
 from finsense.market.timeline import BAR_FIELDS, CLOSE, HIGH, LOW, VOLUME, Clock, timeline
 from finsense.state.builder import HistoryError, StateBuilder, build_states
+from finsense.state.kernel_runs import GuardedKernel, folded, interpreted
 from finsense.state.presets import PRESETS
 from finsense.state.registry import INDICATORS, Indicator, indicator
 from finsense.state.spec import StateSpec
@@ -147,45 +147,9 @@ def test_a_session_without_its_warm_up_has_no_state() -> None:
         build_states(timeline(bars.between(SPLIT[0], dt.date(2024, 3, 1)), SIM, ChargeRules()), spec)
 
 
-class Guarded:
-    """An array whose bounds are checked: what the compiled kernel sees as a bare pointer."""
-
-    def __init__(self, values: Floats, *, writable: bool) -> None:
-        self.values = values
-        self.writable = writable
-
-    def __getitem__(self, cell: int) -> float:
-        assert isinstance(cell, int)
-        assert 0 <= cell < len(self.values), f"read of cell {cell} of {len(self.values)}"
-        return float(self.values[cell])
-
-    def __setitem__(self, cell: int, value: float) -> None:
-        assert self.writable, "wrote into an input"
-        assert isinstance(cell, int)
-        assert 0 <= cell < len(self.values), f"write to cell {cell} of {len(self.values)}"
-        self.values[cell] = value
-
-
-def interpreted(chosen: Indicator, parameters: Mapping[str, float], rows: Floats) -> Floats:
-    """The kernel as plain Python from a clean slate, inside its declared cells: (n, columns)."""
-    memory = np.zeros(chosen.memory(parameters))
-    out = np.full((len(rows), len(chosen.columns(parameters))), np.nan)
-    given_values = np.array(list(parameters.values()), np.float64)
-    for row, written in zip(rows, out, strict=True):
-        inputs, constants = Guarded(row, writable=False), Guarded(given_values, writable=False)
-        chosen.kernel(inputs, constants, Guarded(memory, writable=True), Guarded(written, writable=True))
-    return out
-
-
 def compiled(chosen: Indicator, parameters: Mapping[str, float], rows: Floats) -> Floats:
-    """The compiled kernel at its address from a clean slate: (n, columns)."""
-    call = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 4)(chosen.address)
-    memory = np.zeros(chosen.memory(parameters) + 1)
-    out = np.full((len(rows), len(chosen.columns(parameters))), np.nan)
-    given_values = np.array([*parameters.values(), 0.0])
-    for row, written in zip(np.ascontiguousarray(rows), out, strict=True):
-        call(row.ctypes.data, given_values.ctypes.data, memory.ctypes.data, written.ctypes.data)
-    return out
+    """The compiled kernel over all rows from a clean slate: (n, columns)."""
+    return folded(GuardedKernel(chosen, parameters), rows)
 
 
 def bar_rows(bars: Bars) -> Floats:
@@ -201,9 +165,9 @@ def test_a_kernel_keeps_to_its_cells_and_fills_its_columns(name: str, data: st.D
     rows = bar_rows(rough_bars(data.draw(st.integers(0, 2**32 - 1)), SPLIT[0], dt.date(2024, 3, 1)))
     plain = interpreted(feature.indicator, feature.parameters, rows)
     assert np.isfinite(plain).all()
-    np.testing.assert_allclose(
-        compiled(feature.indicator, feature.parameters, rows), plain, rtol=1e-12, atol=1e-12, equal_nan=False
-    )
+    kernel = GuardedKernel(feature.indicator, feature.parameters)
+    np.testing.assert_allclose(folded(kernel, rows), plain, rtol=1e-12, atol=1e-12, equal_nan=False)
+    assert kernel.damage() == ""
 
 
 PRICES = st.sampled_from([0.01, 0.02, 1.0, 99.95, 100.0, 100.05, 2500.0, 9_999_999.99])

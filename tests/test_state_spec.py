@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from finsense.account.portfolio import ACCOUNT_FEATURES
+from finsense.state.kernel_laws import declaration_problem
 from finsense.state.presets import PRESETS
 from finsense.state.registry import INDICATORS, indicator
 from finsense.state.scaler import CLIP, ScalerError, fit_scaler
@@ -119,7 +120,8 @@ def test_every_indicator_tells_what_it_is(name: str) -> None:
     assert known.memory(parameters) >= 0
     assert known.lookback(parameters) >= 1
     assert known.name == name
-    assert "Unit" in (known.kernel.__doc__ or "")
+    assert declaration_problem(known) == ""
+    assert "unit" in (known.kernel.__doc__ or "").lower()
 
 
 def test_an_indicator_is_registered_once() -> None:

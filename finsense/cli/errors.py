@@ -20,6 +20,7 @@ from finsense.market.timeline import TimelineError
 from finsense.model.bundle import BundleError
 from finsense.model.onnx_policy import OnnxPolicyError
 from finsense.state.builder import HistoryError, MissingFieldsError
+from finsense.state.extension import ExtensionError
 from finsense.state.scaler import ScalerError
 
 RUNTIME, USAGE, CONFIG, DATA, GATE, HALT, INTERRUPTED = 1, 2, 3, 4, 5, 8, 130
@@ -32,6 +33,7 @@ _KINDS: dict[type[Exception], tuple[str, int]] = {
     ScalerError: ("data", DATA),
     InstrumentError: ("data", DATA),
     SimulationError: ("data", DATA),
+    ExtensionError: ("features", CONFIG),
     OracleError: ("oracle", CONFIG),
     CalendarError: ("calendar", DATA),
     CostError: ("costs", DATA),

@@ -41,7 +41,13 @@ def bars_for(bundle: Bundle, data: Path, symbol: str, timezone: str | None) -> B
     """The bars of a file, at the interval that the bundle was trained on, beside the series that its config names."""
     manifest = bundle.manifest
     bars = load_bars(data, symbol, manifest.interval, timezone=timezone, derivatives=manifest.derivatives)
-    return beside_references(bars, manifest.state, yaml.safe_load(bundle.config)["data"].get("references"))
+    return beside_references(bars, manifest.state, _references_of(bundle))
+
+
+def _references_of(bundle: Bundle) -> Any:
+    """What the config of a bundle says under `data.references`; None where it says nothing."""
+    data = yaml.safe_load(bundle.config).get("data", {})
+    return data.get("references")
 
 
 def beside_references(bars: Bars, spec: StateSpec, references: Any) -> Bars:

@@ -8,6 +8,7 @@ from typing import Any
 from finsense.config.document import shown
 from finsense.config.errors import Problem
 from finsense.config.syntax import Node
+from finsense.state.extension import absolute_reference
 
 JsonSchema = dict[str, Any]
 Route = tuple[str | int, ...]
@@ -22,6 +23,8 @@ _WORDS = {
     "null": "null",
 }
 _PATH_FORMATS = ("path", "file-path", "directory-path")
+# A feature's name, which may begin with the file of a user's own indicator.
+_INDICATOR = "indicator"
 _FORMATS = {"date": "a date (YYYY-MM-DD)", "time": "a time (HH:MM)", **dict.fromkeys(_PATH_FORMATS, "a path")}
 _BOUNDS = {"exclusiveMinimum": ">", "minimum": ">=", "exclusiveMaximum": "<", "maximum": "<="}
 _SCALAR_TYPES = {"integer", "number", "string", "boolean", "null"}
@@ -165,11 +168,19 @@ def _words(candidate: JsonSchema) -> list[str]:
 def plain(node: Node, schema: Schema, candidates: Sequence[JsonSchema]) -> Any:
     """The tree as JSON values; a relative path becomes absolute from the directory of the text that states it."""
     if isinstance(node.value, dict):
-        return {key: plain(value, schema, schema.below(candidates, key, value)) for key, value in node.value.items()}
+        named = any(candidate.get("propertyNames", {}).get("format") == _INDICATOR for candidate in candidates)
+        return {
+            absolute_reference(key, value.anchor.directory) if named else key: plain(
+                value, schema, schema.below(candidates, key, value)
+            )
+            for key, value in node.value.items()
+        }
     if isinstance(node.value, list):
         return [plain(value, schema, schema.below(candidates, index, value)) for index, value in enumerate(node.value)]
     if isinstance(node.value, str) and any(candidate.get("format") in _PATH_FORMATS for candidate in candidates):
         return os.path.abspath(node.place.directory / os.path.expanduser(node.value))
+    if isinstance(node.value, str) and any(candidate.get("format") == _INDICATOR for candidate in candidates):
+        return absolute_reference(node.value, node.place.directory)
     return node.value
 
 

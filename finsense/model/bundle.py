@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from pydantic import ValidationError
 from finsense.model.golden import Golden, GoldenError, verify_golden
 from finsense.model.manifest import Manifest
 from finsense.model.onnx_policy import OnnxPolicy, OnnxPolicyError
+from finsense.state.extension import CARRIED_FOLDER, CarriedFiles
 
 GRAPH, MANIFEST, GOLDEN, CONFIG, CARD, SUMS = (
     "policy.onnx",
@@ -22,6 +24,8 @@ GRAPH, MANIFEST, GOLDEN, CONFIG, CARD, SUMS = (
     "SHA256SUMS",
 )
 _CONTENT = (GRAPH, MANIFEST, GOLDEN, CONFIG, CARD)
+# A user's own indicators. They are Python that is run when the bundle is loaded, as nothing else in it is.
+_CARRIED = re.compile(rf"{CARRIED_FOLDER}/[\w-]+\.py")
 
 
 class BundleError(ValueError):
@@ -52,25 +56,29 @@ class Bundle:
 def write_bundle(path: Path, graph: bytes, manifest: Manifest, golden: Golden, config: str, card: str) -> Bundle:
     """Write a bundle, verify it, and only then put it in the place of an older one.
 
+    The files of the user's own indicators go into it as they were run, whatever became of them since.
+
     Raises:
         BundleError: it does not verify; what stood at `path` before is untouched.
         OSError: the disk is full or not writable; what stood at `path` before is untouched.
     """
+    placed = manifest.model_copy(update={"state": manifest.state.as_carried()})
     content = {
         GRAPH: graph,
-        MANIFEST: manifest.model_dump_json(indent=2).encode(),
+        MANIFEST: placed.model_dump_json(indent=2).encode(),
         GOLDEN: golden.to_bytes(),
         CONFIG: config.encode(),
         CARD: card.encode(),
+        **manifest.state.carried_files(),
     }
-    sums = "".join(f"{hashlib.sha256(content[name]).hexdigest()}  {name}\n" for name in _CONTENT)
+    sums = "".join(f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in content.items())
     return _place(path, {**content, SUMS: sums.encode()})
 
 
 def copy_bundle(source: Path, path: Path) -> Bundle:
     """Put a verified copy of a bundle at `path`, in the place of an older one; errors as in `write_bundle`."""
-    load_bundle(source)
-    return _place(path, {name: (source / name).read_bytes() for name in (*_CONTENT, SUMS)})
+    carried = load_bundle(source).manifest.state.carried_files()
+    return _place(path, {name: (source / name).read_bytes() for name in (*_CONTENT, *carried, SUMS)})
 
 
 def _place(path: Path, content: Mapping[str, bytes]) -> Bundle:
@@ -89,6 +97,8 @@ def _place(path: Path, content: Mapping[str, bytes]) -> Bundle:
 def load_bundle(path: Path) -> Bundle:
     """Read a bundle and verify it: every file's hash, the state's columns, the golden vectors.
 
+    A bundle that carries the user's own indicators brings Python code; it is run once its hash has been checked.
+
     Raises:
         BundleError: anything is missing or does not verify; the message says what.
     """
@@ -96,7 +106,8 @@ def load_bundle(path: Path) -> Bundle:
         raise BundleError(f"expected a bundle folder at {path}, found {'a file' if path.exists() else 'nothing'}")
     content, identity = _read_verified(path)
     try:
-        manifest = Manifest.model_validate_json(content[MANIFEST])
+        carried = {Path(name).name: data for name, data in content.items() if _CARRIED.fullmatch(name)}
+        manifest = Manifest.model_validate_json(content[MANIFEST], context=CarriedFiles(path / CARRIED_FOLDER, carried))
     except ValidationError as error:
         raise BundleError(f"{path / MANIFEST} is not a manifest that this version can read: {error}") from error
     _check_spec(path, manifest)
@@ -112,14 +123,16 @@ def load_bundle(path: Path) -> Bundle:
 def _read_verified(path: Path) -> tuple[dict[str, bytes], str]:
     try:
         sums = (path / SUMS).read_bytes()
-        content = {name: (path / name).read_bytes() for name in _CONTENT}
+        expected: dict[str, str] = {}
+        for line in sums.decode(errors="replace").splitlines():
+            digest, _, name = line.partition("  ")
+            expected[name] = digest
+        names = (*_CONTENT, *(name for name in expected if _CARRIED.fullmatch(name)))
+        content = {name: (path / name).read_bytes() for name in names}
     except FileNotFoundError as error:
-        raise BundleError(f"{path} is not a whole bundle: {Path(error.filename).name} is missing") from error
-    expected: dict[str, str] = {}
-    for line in sums.decode(errors="replace").splitlines():
-        digest, _, name = line.partition("  ")
-        expected[name] = digest
-    for name in _CONTENT:
+        missing = Path(error.filename).relative_to(path)
+        raise BundleError(f"{path} is not a whole bundle: {missing} is missing") from error
+    for name in names:
         found = hashlib.sha256(content[name]).hexdigest()
         if expected.get(name) != found:
             raise BundleError(
@@ -145,6 +158,7 @@ def _check_spec(path: Path, manifest: Manifest) -> None:
 def _write_folder(folder: Path, content: Mapping[str, bytes]) -> None:
     folder.mkdir()
     for name, data in content.items():
+        (folder / name).parent.mkdir(exist_ok=True)
         with open(folder / name, "wb") as file:
             file.write(data)
             file.flush()

@@ -14,6 +14,7 @@ from numba.extending import intrinsic
 
 _POINTER = types.CPointer(types.float64)  # type: ignore[no-untyped-call]
 _SIGNATURE = types.void(_POINTER, _POINTER, _POINTER, _POINTER)
+_OPTIONS: dict[str, Any] = {"_nrt": False, "error_model": "numpy"}
 
 Kernel = Callable[[Any, Any, Any, Any], None]
 
@@ -22,9 +23,19 @@ _compiled: dict[Kernel, Any] = {}
 
 
 def compile_kernel(kernel: Kernel) -> int:
-    """Compile a kernel (cached on disk beside its source) and return its address."""
+    """Compile a kernel (cached on disk, keyed by its file's content) and return its address.
+
+    It is compiled without numba's runtime, so what allocates does not compile; and a division by zero gives an
+    infinity, which the laws see, where an exception could not leave the kernel and would leave an old value behind.
+    """
     if kernel not in _compiled:
-        _compiled[kernel] = cfunc(_SIGNATURE, cache=True)(kernel)
+        try:
+            _compiled[kernel] = cfunc(_SIGNATURE, cache=True, **_OPTIONS)(kernel)
+        except (RuntimeError, OSError) as error:
+            if isinstance(error, RuntimeError) and "cannot cache" not in str(error):
+                raise
+            # No folder can be written, the disk is full, or the kernel's file is gone: for this process alone then.
+            _compiled[kernel] = cfunc(_SIGNATURE, **_OPTIONS)(kernel)
     return int(_compiled[kernel].address)
 
 

@@ -112,7 +112,8 @@ def index_relative_strength(bar, parameters, memory, out):  # type: ignore[no-un
 def sector_relative_strength(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
     """Relative strength against the index of the sector (Moskowitz and Grinblatt 1999 on what a sector explains).
 
-    Formula, unit and defined values as `index_relative_strength`, with the sector's close in the place of the index.
+    Formula: that of `index_relative_strength`, with the sector's close in the place of the index's. Unit and defined
+    values: the same.
     """
     out[0] = _relative_strength(bar[CLOSE], bar[SECTOR_CLOSE], int(parameters[0]), memory)
 
