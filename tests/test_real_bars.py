@@ -162,7 +162,7 @@ def test_candles_of_kite(shared_nse: Path) -> None:
     ]
     bars = bars_from_frame(candles, symbol="NIFTYFUT", interval="1m")
     assert len(bars) == 6
-    assert next(iter(bars))[1:] == (1704.5, 1705.0, 1699.25, 1702.8, 2499)
+    assert next(iter(bars))[1:6] == (1704.5, 1705.0, 1699.25, 1702.8, 2499)
     assert ist_text(int(bars.time_ns[0])) == "2017-12-15 09:15 IST"
 
 

@@ -16,6 +16,7 @@ from finsense.cli.demo import demo
 from finsense.cli.doctor import doctor
 from finsense.cli.errors import guarded
 from finsense.cli.features import features_app
+from finsense.cli.lookahead import lookahead
 from finsense.cli.oracle import oracle
 from finsense.cli.paper import paper
 from finsense.cli.parity import parity
@@ -38,6 +39,7 @@ for command, example in (
         paper,
         f"finsense paper --bundle checkpoints/ppo_reliance_5m {_FILE.replace('--data', '--replay')} --journal j.db",
     ),
+    (lookahead, "finsense lookahead configs/ppo_reliance_5m.yaml --bundle checkpoints/ppo_reliance_5m --json"),
     (oracle, "finsense oracle configs/ppo_oracle.yaml --bundle checkpoints/ppo_oracle --plot policy.svg"),
     (parity, f"finsense parity checkpoints/ppo_reliance_5m {_FILE}"),
     (state, "finsense state configs/ppo_reliance_5m.yaml --data bars.parquet --symbol RELIANCE --out states.npz"),
