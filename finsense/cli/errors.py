@@ -20,6 +20,7 @@ from finsense.market.timeline import TimelineError
 from finsense.model.bundle import BundleError
 from finsense.model.onnx_policy import OnnxPolicyError
 from finsense.state.builder import HistoryError, MissingFieldsError
+from finsense.state.cache import CacheError
 from finsense.state.extension import ExtensionError
 from finsense.state.scaler import ScalerError
 
@@ -37,6 +38,7 @@ _KINDS: dict[type[Exception], tuple[str, int]] = {
     OracleError: ("oracle", CONFIG),
     CalendarError: ("calendar", DATA),
     CostError: ("costs", DATA),
+    CacheError: ("cache", USAGE),
     BundleError: ("bundle", GATE),
     JournalError: ("journal", RUNTIME),
     BooksDiffer: ("books", HALT),

@@ -1,6 +1,7 @@
-"""`finsense features`: which indicators there are, and what each of them is."""
+"""`finsense features`: which indicators there are and what each is; registers the commands that work on data."""
 
 import inspect
+from difflib import get_close_matches
 from typing import Annotated, Any
 
 import typer
@@ -8,17 +9,27 @@ from rich.console import Console
 from rich.table import Table
 
 from finsense.cli.errors import USAGE, guarded, refuse
+from finsense.cli.features_build import build
+from finsense.cli.features_importance import show_importance
+from finsense.cli.features_verify import verify
 from finsense.cli.options import AsJson, print_json
+from finsense.state.extension import ExtensionError, find_indicator, is_reference
 from finsense.state.presets import PRESETS
 from finsense.state.registry import INDICATORS, Indicator
 from finsense.state.spec import StateSpec
 
 features_app = typer.Typer(
     name="features",
-    help="Show the indicators that a state can be made of.",
+    help="What a state is made of: list it, build it, prove it, judge it.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
+for command, name, example in (
+    (build, "build", "finsense features build configs/ppo_demo.yaml --columns --out states.parquet"),
+    (verify, "verify", "finsense features verify --data bars.parquet --symbol RELIANCE --features core --warmup 300"),
+    (show_importance, "importance", "finsense features importance configs/ppo_demo.yaml --horizon 12 --json"),
+):
+    features_app.command(name, epilog=f"Example: {example}")(guarded(command))
 AsMarkdown = Annotated[bool, typer.Option("--markdown", help="Print docs/features.md.")]
 
 
@@ -47,7 +58,8 @@ def list_features(as_markdown: AsMarkdown = False, as_json: AsJson = False) -> N
 @features_app.command(epilog="Example: finsense features show rsi")
 @guarded
 def show(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="An indicator or a preset.")], as_json: AsJson = False
+    name: Annotated[str, typer.Argument(metavar="NAME", help="An indicator, a preset, or your own: file.py:function.")],
+    as_json: AsJson = False,
 ) -> None:
     """Show one indicator (formula, units, defined values, source) or the columns of a preset."""
     if name in PRESETS:
@@ -57,16 +69,30 @@ def show(
         else:
             typer.echo("\n".join(columns))
         return
-    if name not in INDICATORS:
-        refuse("features", f"unknown indicator or preset `{name}`; see `finsense features list`", USAGE)
-    described = _describe(INDICATORS[name])
+    described = _describe(_found(name))
     if as_json:
         print_json(described)
         return
     parameters = ", ".join(f"{key}: {value:g}" for key, value in described["parameters"].items())
-    typer.echo(f"{name} ({described['family']})\n\n{described['text']}\n")
+    typer.echo(f"{described['name']} ({described['family']})\n\n{described['text']}\n")
     typer.echo(f"in YAML:  - {name}: {{{parameters}}}" if parameters else f"in YAML:  - {name}")
     typer.echo(f"columns:  {', '.join(described['columns'])}\nlookback: {described['lookback']} bars")
+    if described["needs"]:
+        typer.echo(f"needs:    {', '.join(described['needs'])}")
+
+
+def _found(name: str) -> Indicator:
+    """A built-in indicator, or one of the user's own; any other name ends the command."""
+    if name in INDICATORS:
+        return INDICATORS[name]
+    if not is_reference(name):
+        near = get_close_matches(name, [*INDICATORS, *PRESETS], n=1)
+        hint = f"did you mean `{near[0]}`? " if near else ""
+        refuse("features", f"unknown indicator or preset `{name}`; {hint}see `finsense features list`", USAGE)
+    try:
+        return find_indicator(name)[1]
+    except ExtensionError as error:
+        refuse("features", str(error), USAGE)
 
 
 def preset_columns(name: str) -> list[str]:
@@ -91,15 +117,16 @@ def markdown() -> str:
     for indicator in INDICATORS.values():
         families.setdefault(_family(indicator), []).append(indicator)
     for family, members in sorted(families.items()):
-        lines += ["", f"## {family}", "", "| indicator | parameters | columns | lookback | what it is |"]
-        lines += ["|---|---|---|---:|---|"]
+        lines += ["", f"## {family}", "", "| indicator | parameters | columns | lookback | needs | what it is |"]
+        lines += ["|---|---|---|---:|---|---|"]
         for indicator in members:
             one = _describe(indicator)
             parameters = ", ".join(f"{key} {value:g}" for key, value in one["parameters"].items())
             shown = one["columns"] if len(one["columns"]) <= 5 else [one["columns"][0], "...", one["columns"][-1]]
             columns = ", ".join(f"`{column}`" if column != "..." else column for column in shown)
+            needs = ", ".join(f"`{name}`" for name in one["needs"])
             text = " ".join(one["text"].split()).replace("|", "\\|")
-            lines.append(f"| `{one['name']}` | {parameters} | {columns} | {one['lookback']} | {text} |")
+            lines.append(f"| `{one['name']}` | {parameters} | {columns} | {one['lookback']} | {needs} | {text} |")
     return "\n".join(lines) + "\n"
 
 
@@ -117,4 +144,5 @@ def _describe(indicator: Indicator) -> dict[str, Any]:
         "parameters": dict(indicator.defaults),
         "columns": list(indicator.columns(indicator.defaults)),
         "lookback": indicator.lookback(indicator.defaults),
+        "needs": list(indicator.needs),
     }

@@ -12,7 +12,7 @@ from finsense.market.bars import Bars, BarsError
 from finsense.market.costs import ChargeRules
 from finsense.market.instruments import Instrument
 from finsense.market.timeline import timeline
-from finsense.state.builder import build_states
+from finsense.state.cache import cached_states
 from finsense.state.span import tradable_range
 from finsense.state.spec import StateSpec
 
@@ -76,7 +76,7 @@ def build_tape(
     bar_count = row_count = 0
     for bars, instrument in markets:
         described = timeline(bars, instrument, charges)
-        matrix = build_states(described, spec)
+        matrix = cached_states(described, spec)
         begin, end = tradable_range(bars, spec, first, last)
         states.append(matrix.rows)
         rows.append(np.where(matrix.row_of_bar >= 0, matrix.row_of_bar + row_count, -1))
