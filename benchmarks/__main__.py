@@ -5,7 +5,7 @@ import json
 import time
 from collections.abc import Callable
 
-from benchmarks import decisions, environments, start, states, ticks
+from benchmarks import decisions, environments, learners, memory, start, states, ticks
 from benchmarks.measurement import Effort, Measurement, remark
 
 BENCHMARKS: dict[str, Callable[[Effort], list[Measurement]]] = {
@@ -15,11 +15,18 @@ BENCHMARKS: dict[str, Callable[[Effort], list[Measurement]]] = {
     "trading_env": environments.trading_env,
     "build_states": states.build,
     "aggregate_ticks": ticks.aggregate,
+    "build_states_against_ta": states.against_ta,
+    "fold_against_talib": states.against_talib,
+    "build_memory": memory.build_memory,
     "live_update": states.live_update,
+    "live_update_full": states.live_update_full,
     "decision": decisions.decision,
     "backtest": decisions.backtest,
     "paper": decisions.paper,
     "start": start.start,
+    "ppo_learn": learners.ppo_learn,
+    "ppo_update": learners.ppo_update,
+    "ppo_two_seeds": learners.ppo_two_seeds,
 }
 
 

@@ -18,6 +18,8 @@ LAST = dt.date(2025, 12, 31)
 TWO_YEARS_DAYS = 731
 # A session of 5-minute bars, and as many as the default warm-up is made of with one to trade after it.
 SESSION_BARS = 75
+# Of the preset `full`: docs/warmup.md.
+FULL_WARMUP = 350
 _SHORTEST_DAYS = 14
 
 

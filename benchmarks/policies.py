@@ -12,7 +12,8 @@ from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
 from benchmarks.markets import SYMBOL, account_rules, bars_of, setting, tape_of
 from benchmarks.measurement import Effort
 from finsense.account.portfolio import ACCOUNT_FEATURES
-from finsense.agents.export import export_graph, golden_bars
+from finsense.agents.export import export_graph
+from finsense.agents.golden_bars import golden_bars
 from finsense.agents.network import MaskedActor, ScaledState
 from finsense.envs.vector import TradingVecEnv
 from finsense.model.bundle import Bundle, write_bundle

@@ -42,6 +42,16 @@ PROGRAMS: dict[str, str] = {
         "        session.order(1)\n"
         "        break",
     ),
+    # The state alone: every kernel of `full` loaded and called once.
+    "state": _CLOCK.format(
+        imports="import numpy as np\n"
+        "from finsense.market.timeline import BAR_FIELDS\n"
+        "from finsense.state.builder import StateBuilder\n"
+        "from finsense.state.spec import StateSpec",
+        use="builder = StateBuilder(StateSpec.model_validate({'features': ['full']}))\n"
+        "for opens in (True, *[False] * 150, True):\n"
+        "    builder.update(np.ones(BAR_FIELDS), opens)",
+    ),
 }
 
 

@@ -104,11 +104,11 @@ def test_an_impossible_spec_is_refused(features: Any, message: str) -> None:
 
 
 def test_the_warm_up_must_cover_every_window() -> None:
-    assert spec_of("macd", warmup=35).warmup == 35
-    with pytest.raises(ValidationError, match="warmup must be at least 35 bars: `macd` looks back 35 bars"):
-        spec_of("macd", warmup=34)
-    with pytest.raises(ValidationError, match=r"warmup must be at least 38 bars: .*history is 4; found warmup 35"):
-        spec_of("macd", warmup=35, history=4)
+    assert spec_of("macd", warmup=34).warmup == 34
+    with pytest.raises(ValidationError, match="warmup must be at least 34 bars: `macd` looks back 34 bars"):
+        spec_of("macd", warmup=33)
+    with pytest.raises(ValidationError, match=r"warmup must be at least 37 bars: .*history is 4; found warmup 34"):
+        spec_of("macd", warmup=34, history=4)
 
 
 @pytest.mark.parametrize("name", INDICATORS)

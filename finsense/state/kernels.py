@@ -6,29 +6,36 @@ from numpy.typing import NDArray
 
 from finsense.state.foreign import call_kernel
 from finsense.state.spec import StateSpec
+from finsense.state.windows import Windowed
 
-# One row per feature: kernel address, first parameter, first memory cell, first column (counts of float64 cells).
-_TABLE_COLUMNS = 4
+# One row per feature: kernel address, first parameter, first memory cell, first column (counts of float64 cells), bars.
+_TABLE_COLUMNS = 5
 _CELL_BYTES = 8
+# Bars that a kernel takes at a time where their rows are kept: a session of 5-minute bars, and its values in the cache.
+_BLOCK_BARS = 128
 
 
 class Plan:
     """A spec laid out for the driver.
 
     Attributes:
-        table: (features, 4) int64: kernel address, and where its parameters, memory and columns begin.
+        table: (features, 5) int64: kernel address, where its parameters, memory and columns begin, and how many bars
+            before a session it is folded over.
         parameters: (parameters,) float64.
         memory_cells: float64 cells of memory that one symbol needs.
         columns: number of market columns.
     """
 
     def __init__(self, spec: StateSpec) -> None:
-        table: list[tuple[int, int, int, int]] = []
+        table: list[tuple[int, int, int, int, int]] = []
         parameters: list[float] = []
         memory = columns = 0
         for feature in spec.features:
             indicator = feature.indicator
-            table.append((indicator.address, len(parameters), memory, columns))
+            before = spec.warmup
+            if isinstance(indicator.lookback, Windowed):
+                before = feature.lookback - 1 + spec.history - 1
+            table.append((indicator.address, len(parameters), memory, columns, before))
             parameters.extend(feature.parameters.values())
             memory += indicator.memory(feature.parameters)
             columns += len(feature.columns)
@@ -40,26 +47,34 @@ class Plan:
 
 
 @njit(cache=True)
-def _advance(
+def _fold(
     table: NDArray[np.int64],
     parameters: NDArray[np.float64],
     memory: NDArray[np.float64],
-    bar: NDArray[np.float64],
+    bars: NDArray[np.float64],
+    before: int,
     values: NDArray[np.float64],
 ) -> None:
-    """Feed one bar to every kernel; `values` (columns,) float64 holds the outputs."""
-    bar_address = bar.ctypes.data
-    parameters_address = parameters.ctypes.data
-    memory_address = memory.ctypes.data
-    values_address = values.ctypes.data
+    """Feed bars, (n, BAR_FIELDS), to every kernel; `values` holds a row of outputs for each, or one row for all.
+
+    Of the first `before` bars a kernel takes the last that it needs before a session. One kernel takes all its bars
+    before the next does: its code and its memory stay close to the processor.
+    """
+    row_bytes = _CELL_BYTES * bars.shape[1]
+    out_bytes = _CELL_BYTES * values.shape[1] if values.shape[0] > 1 else 0
+    bars_address, values_address = bars.ctypes.data, values.ctypes.data
+    parameters_address, memory_address = parameters.ctypes.data, memory.ctypes.data
     for index in range(table.shape[0]):
-        call_kernel(
-            table[index, 0],
-            bar_address,
-            parameters_address + _CELL_BYTES * table[index, 1],
-            memory_address + _CELL_BYTES * table[index, 2],
-            values_address + _CELL_BYTES * table[index, 3],
-        )
+        kernel = table[index, 0]
+        constants = parameters_address + _CELL_BYTES * table[index, 1]
+        cells = memory_address + _CELL_BYTES * table[index, 2]
+        out = values_address + _CELL_BYTES * table[index, 3]
+        skipped = max(before - table[index, 4], 0)
+        row = bars_address + row_bytes * skipped
+        for _ in range(skipped, bars.shape[0]):
+            call_kernel(kernel, row, constants, cells, out)
+            row += row_bytes
+            out += out_bytes
 
 
 @njit(cache=True)
@@ -87,17 +102,21 @@ def fold_sessions(
         history: rows stacked into one observation.
         states: output, (rows, columns) float32.
     """
+    block = np.empty((_BLOCK_BARS, values.shape[0]))
+    dropped = values.reshape((1, values.shape[0]))
     written = 0
     for session in range(len(offsets) - 1):
         first, last = offsets[session], offsets[session + 1]
         if first < warmup:
             continue
         memory[:] = 0.0
-        for index in range(first - warmup, last):
-            _advance(table, parameters, memory, bars[index], values)
-            if index >= first - history + 1:
-                states[written] = values
-                written += 1
+        kept = first - history + 1
+        _fold(table, parameters, memory, bars[first - warmup : kept], warmup, dropped)
+        for start in range(kept, last, _BLOCK_BARS):
+            count = min(_BLOCK_BARS, last - start)
+            _fold(table, parameters, memory, bars[start : start + count], 0, block)
+            states[written : written + count] = block[:count]
+            written += count
 
 
 @njit(cache=True)
@@ -127,19 +146,21 @@ def stream(
     """
     warmup = ring.shape[0]
     history = window.shape[0]
+    row = values.reshape((1, values.shape[0]))
     if opens:
         cursor[2] = cursor[1] == warmup
         if cursor[2]:
             memory[:] = 0.0
-            for index in range(warmup):
-                slot = cursor[0] + index
-                _advance(table, parameters, memory, ring[slot if slot < warmup else slot - warmup], values)
-                if index >= warmup - history + 1:
-                    window[index - (warmup - history)] = values
+            kept = warmup - history + 1
+            past = np.concatenate((ring[cursor[0] :], ring[: cursor[0]]))
+            _fold(table, parameters, memory, past[:kept], warmup, row)
+            for index in range(kept, warmup):
+                _fold(table, parameters, memory, past[index : index + 1], 0, row)
+                window[index - kept + 1] = values
     if cursor[2]:
-        _advance(table, parameters, memory, bar, values)
-        for row in range(history - 1):
-            window[row] = window[row + 1]
+        _fold(table, parameters, memory, bar.reshape((1, bar.shape[0])), 0, row)
+        for index in range(history - 1):
+            window[index] = window[index + 1]
         window[history - 1] = values
     ring[cursor[0]] = bar
     cursor[0] = cursor[0] + 1 if cursor[0] + 1 < warmup else 0

@@ -5,7 +5,7 @@ import math
 from finsense.market.timeline import CLOSE, HIGH, LOW
 from finsense.state.indicators.columns import columns_named
 from finsense.state.registry import indicator
-from finsense.state.windows import HIGHEST_CELLS, SUM_CELLS, slide_highest, slide_lead
+from finsense.state.windows import RANGE_CELLS, SQUARES_CELLS, Windowed, slide_range, slide_squares
 
 # A range below a billionth of the price is rounding dust: there is no band.
 _NO_BAND = 1e-9
@@ -16,8 +16,8 @@ _POSITION_LIMIT = 10.0
 @indicator(
     defaults={"window": 20, "deviations": 2},
     columns=columns_named("bb_high", "bb_low", "bb_mid"),
-    memory=lambda p: SUM_CELLS + int(p["window"]),
-    lookback=lambda p: int(p["window"]),
+    memory=lambda p: SQUARES_CELLS + int(p["window"]),
+    lookback=Windowed(lambda p: int(p["window"])),
 )
 def bb(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
     """Bollinger bands (Bollinger 1992) as levels; their width and the close's place (%b) are `bollinger`.
@@ -28,16 +28,12 @@ def bb(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
     """
     close = bar[CLOSE]
     # memory: the window of closes
-    lead = slide_lead(memory, 0, int(parameters[0]), close)
-    filled = int(memory[1])
-    squares = 0.0
-    for index in range(filled):
-        deviation = memory[SUM_CELLS + index] - close + lead
-        squares += deviation * deviation
-    band = parameters[1] * math.sqrt(squares / filled)
-    out[0] = (band - lead) / close
-    out[1] = (-band - lead) / close
-    out[2] = -lead / close
+    lead, squares = slide_squares(memory, 0, int(parameters[0]), close)
+    band = parameters[1] * math.sqrt(squares / memory[1])
+    per_close = 1.0 / close
+    out[0] = (band - lead) * per_close
+    out[1] = (-band - lead) * per_close
+    out[2] = -lead * per_close
 
 
 @indicator(
@@ -63,14 +59,15 @@ def kc(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
         memory[2] = typical
         memory[3] = high - low
     else:
-        memory[2] += (typical - memory[2]) * 2.0 / (parameters[0] + 1.0)
-        memory[3] += (max(high, memory[1]) - min(low, memory[1]) - memory[3]) / parameters[1]
+        memory[2] += (typical - memory[2]) * (2.0 / (parameters[0] + 1.0))
+        memory[3] += (max(high, memory[1]) - min(low, memory[1]) - memory[3]) * (1.0 / parameters[1])
     memory[1] = close
     distance = memory[2] - close
     band = parameters[2] * memory[3]
-    out[0] = (distance + band) / close
-    out[1] = (distance - band) / close
-    out[2] = distance / close
+    per_close = 1.0 / close
+    out[0] = (distance + band) * per_close
+    out[1] = (distance - band) * per_close
+    out[2] = distance * per_close
     flat = band <= _NO_BAND * memory[2]
     out[3] = 0.0 if flat else 2.0 * band / memory[2]
     out[4] = 0.0 if flat else min(max(-distance / band, -_POSITION_LIMIT), _POSITION_LIMIT)
@@ -79,8 +76,8 @@ def kc(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
 @indicator(
     defaults={"window": 20},
     columns=columns_named("dc_high", "dc_low", "dc_mid", "dc_width", "dc_position"),
-    memory=lambda p: 2 * (HIGHEST_CELLS + int(p["window"])),
-    lookback=lambda p: int(p["window"]),
+    memory=lambda p: RANGE_CELLS + 2 * int(p["window"]),
+    lookback=Windowed(lambda p: int(p["window"])),
 )
 def dc(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
     """Donchian channel (Donchian 1960): the highest high and the lowest low of the window, this bar included.
@@ -89,14 +86,13 @@ def dc(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
     low) / (high - low) - 1. Units: fraction of the close (levels) and of mid (width); fraction in [-1, 1]. Before the
     window is full the bars seen stand for it; a channel of one price gives 0 everywhere.
     """
-    window = int(parameters[0])
     close = bar[CLOSE]
-    # memory: the window of highs, the window of negative lows
-    high = slide_highest(memory, 0, window, bar[HIGH])
-    low = -slide_highest(memory, HIGHEST_CELLS + window, window, -bar[LOW])
+    # memory: the window of highs and lows
+    high, low = slide_range(memory, 0, int(parameters[0]), bar[HIGH], bar[LOW])
     middle = 0.5 * (high + low)
-    out[0] = (high - close) / close
-    out[1] = (low - close) / close
-    out[2] = (middle - close) / close
+    per_close = 1.0 / close
+    out[0] = (high - close) * per_close
+    out[1] = (low - close) * per_close
+    out[2] = (middle - close) * per_close
     out[3] = (high - low) / middle
     out[4] = 2.0 * (close - low) / (high - low) - 1.0 if high > low else 0.0

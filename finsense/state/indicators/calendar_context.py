@@ -22,6 +22,7 @@ from finsense.market.timeline import (
 )
 from finsense.state.indicators.columns import columns_named
 from finsense.state.registry import indicator
+from finsense.state.windows import Windowed
 
 # Of continuous trading on an ordinary day since 18 Oct 2010, before there was a closing auction.
 _REGULAR_MINUTES = 375.0
@@ -31,7 +32,7 @@ _REGULAR_MINUTES = 375.0
     defaults={},
     columns=columns_named("session_minute_sin", "session_minute_cos"),
     memory=lambda p: 0,
-    lookback=lambda p: 1,
+    lookback=Windowed(lambda p: 1),
 )
 def session_minute(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
     """Minute of the session at the bar's start, as a point on half a circle: activity is U-shaped over the day.
@@ -46,7 +47,7 @@ def session_minute(bar, parameters, memory, out):  # type: ignore[no-untyped-def
     out[1] = math.cos(angle)
 
 
-@indicator(defaults={}, columns=columns_named("bars_to_close"), memory=lambda p: 0, lookback=lambda p: 1)
+@indicator(defaults={}, columns=columns_named("bars_to_close"), memory=lambda p: 0, lookback=Windowed(lambda p: 1))
 def bars_to_close(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
     """Nearness of the end of continuous trading, by the calendar.
 
@@ -56,7 +57,9 @@ def bars_to_close(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
     out[0] = 1.0 / (1.0 + bar[BARS_LEFT])
 
 
-@indicator(defaults={}, columns=columns_named("weekday_sin", "weekday_cos"), memory=lambda p: 0, lookback=lambda p: 1)
+@indicator(
+    defaults={}, columns=columns_named("weekday_sin", "weekday_cos"), memory=lambda p: 0, lookback=Windowed(lambda p: 1)
+)
 def weekday(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
     """Day of the week as a point on a circle of five days.
 
@@ -70,7 +73,10 @@ def weekday(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
 
 
 @indicator(
-    defaults={}, columns=columns_named("holiday_since", "holiday_ahead"), memory=lambda p: 0, lookback=lambda p: 1
+    defaults={},
+    columns=columns_named("holiday_since", "holiday_ahead"),
+    memory=lambda p: 0,
+    lookback=Windowed(lambda p: 1),
 )
 def holiday(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
     """Nearness of the last and of the next trading holiday.
@@ -83,7 +89,7 @@ def holiday(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
     out[1] = 1.0 / (1.0 + bar[DAYS_TO_HOLIDAY])
 
 
-@indicator(defaults={}, columns=columns_named("month_end"), memory=lambda p: 0, lookback=lambda p: 1)
+@indicator(defaults={}, columns=columns_named("month_end"), memory=lambda p: 0, lookback=Windowed(lambda p: 1))
 def month_end(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
     """Nearness of the end of the calendar month.
 
@@ -97,7 +103,7 @@ def month_end(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
     defaults={},
     columns=columns_named("expiry_weekly", "expiry_monthly", "expiry_weekly_day", "expiry_monthly_day"),
     memory=lambda p: 0,
-    lookback=lambda p: 1,
+    lookback=Windowed(lambda p: 1),
 )
 def expiry(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
     """Nearness of the next weekly and monthly expiry of the NIFTY contracts (single stocks: the monthly one).

@@ -8,7 +8,7 @@ from numba.extending import register_jitable
 from finsense.market.timeline import CLOSE, INDEX_CLOSE, SECTOR_CLOSE, VIX_CLOSE
 from finsense.state.indicators.columns import columns_named
 from finsense.state.registry import indicator
-from finsense.state.windows import DELAY_CELLS, SUM_CELLS, slide_delay, slide_lead, slide_mean, slide_sum
+from finsense.state.windows import DELAY_CELLS, SUM_CELLS, Windowed, slide_delay, slide_lead, slide_mean, slide_sum
 
 # Log returns carry rounding of a few 1e-15; a hundredth of a point on an index of 100,000 is 1e-7. Below this they do
 # not vary.
@@ -21,7 +21,7 @@ _USUAL_VIX = 20.0
     defaults={"window": 60},
     columns=columns_named("index_beta", "index_correlation"),
     memory=lambda p: 4 + 2 * int(p["window"]),
-    lookback=lambda p: int(p["window"]) + 1,
+    lookback=Windowed(lambda p: int(p["window"]) + 1),
     needs=("index_close",),
 )
 def index_beta(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
@@ -88,7 +88,7 @@ def _relative_strength(close: float, reference: float, window: int, memory: Any)
     defaults={"window": 20},
     columns=columns_named("index_relative_strength"),
     memory=lambda p: 2 + 2 * (SUM_CELLS + int(p["window"])),
-    lookback=lambda p: int(p["window"]) + 1,
+    lookback=Windowed(lambda p: int(p["window"]) + 1),
     needs=("index_close",),
 )
 def index_relative_strength(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
@@ -106,7 +106,7 @@ def index_relative_strength(bar, parameters, memory, out):  # type: ignore[no-un
     defaults={"window": 20},
     columns=columns_named("sector_relative_strength"),
     memory=lambda p: 2 + 2 * (SUM_CELLS + int(p["window"])),
-    lookback=lambda p: int(p["window"]) + 1,
+    lookback=Windowed(lambda p: int(p["window"]) + 1),
     needs=("sector_close",),
 )
 def sector_relative_strength(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
@@ -122,7 +122,7 @@ def sector_relative_strength(bar, parameters, memory, out):  # type: ignore[no-u
     defaults={"window": 20},
     columns=columns_named("index_return"),
     memory=lambda p: DELAY_CELLS + int(p["window"]),
-    lookback=lambda p: int(p["window"]) + 1,
+    lookback=Windowed(lambda p: int(p["window"]) + 1),
     needs=("index_close",),
 )
 def index_return(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
@@ -139,7 +139,7 @@ def index_return(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
     defaults={"window": 20},
     columns=columns_named("index_volatility"),
     memory=lambda p: 1 + SUM_CELLS + int(p["window"]),
-    lookback=lambda p: int(p["window"]) + 1,
+    lookback=Windowed(lambda p: int(p["window"]) + 1),
     needs=("index_close",),
 )
 def index_volatility(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
@@ -161,7 +161,7 @@ def index_volatility(bar, parameters, memory, out):  # type: ignore[no-untyped-d
     defaults={},
     columns=columns_named("vix_level"),
     memory=lambda p: 0,
-    lookback=lambda p: 1,
+    lookback=Windowed(lambda p: 1),
     needs=("vix_close",),
 )
 def vix_level(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
@@ -176,7 +176,7 @@ def vix_level(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
     defaults={"window": 20},
     columns=columns_named("vix_change"),
     memory=lambda p: SUM_CELLS + int(p["window"]),
-    lookback=lambda p: int(p["window"]),
+    lookback=Windowed(lambda p: int(p["window"])),
     needs=("vix_close",),
 )
 def vix_change(bar, parameters, memory, out):  # type: ignore[no-untyped-def]

@@ -3,7 +3,7 @@
 from finsense.market.timeline import CLOSE, HIGH, LOW, VOLUME
 from finsense.state.indicators.columns import columns_named
 from finsense.state.registry import indicator
-from finsense.state.windows import DELAY_CELLS, SUM_CELLS, slide_delay, slide_lead, slide_sum
+from finsense.state.windows import DELAY_CELLS, SUM_CELLS, Windowed, slide_delay, slide_lead, slide_sum
 
 
 @indicator(
@@ -22,8 +22,9 @@ def rsi(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
     # memory: previous close, average gain, average loss
     change = close - memory[0] if memory[0] > 0.0 else 0.0
     memory[0] = close
-    memory[1] += ((change if change > 0.0 else 0.0) - memory[1]) / parameters[0]
-    memory[2] += ((-change if change < 0.0 else 0.0) - memory[2]) / parameters[0]
+    factor = 1.0 / parameters[0]
+    memory[1] += ((change if change > 0.0 else 0.0) - memory[1]) * factor
+    memory[2] += ((-change if change < 0.0 else 0.0) - memory[2]) * factor
     total = memory[1] + memory[2]
     out[0] = (memory[1] - memory[2]) / total if total > 0.0 else 0.0
 
@@ -32,7 +33,7 @@ def rsi(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
     defaults={"window": 12},
     columns=columns_named("roc"),
     memory=lambda p: DELAY_CELLS + int(p["window"]),
-    lookback=lambda p: int(p["window"]) + 1,
+    lookback=Windowed(lambda p: int(p["window"]) + 1),
 )
 def roc(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
     """Rate of change of the close.
@@ -84,7 +85,7 @@ def tsi(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
     defaults={"fast_window": 5, "slow_window": 34},
     columns=columns_named("ao"),
     memory=lambda p: 2 * SUM_CELLS + int(p["fast_window"] + p["slow_window"]),
-    lookback=lambda p: int(max(p["fast_window"], p["slow_window"])),
+    lookback=Windowed(lambda p: int(max(p["fast_window"], p["slow_window"]))),
 )
 def ao(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
     """Awesome oscillator (Williams 1998), over the close.

@@ -3,14 +3,23 @@
 from finsense.market.timeline import CLOSE, HIGH, LOW
 from finsense.state.indicators.columns import columns_named
 from finsense.state.registry import Parameters, indicator
-from finsense.state.windows import HIGHEST_CELLS, SUM_CELLS, slide_highest, slide_mean, slide_sum
+from finsense.state.windows import (
+    PATH_CELLS,
+    RANGE_CELLS,
+    SUM_CELLS,
+    Windowed,
+    exchange,
+    slide_mean,
+    slide_path,
+    slide_range,
+)
 
 
 @indicator(
     defaults={"window": 14, "signal_window": 3},
     columns=columns_named("stoch", "stoch_signal"),
-    memory=lambda p: 2 * (HIGHEST_CELLS + int(p["window"])) + SUM_CELLS + int(p["signal_window"]),
-    lookback=lambda p: int(p["window"] + p["signal_window"]) - 1,
+    memory=lambda p: RANGE_CELLS + 2 * int(p["window"]) + SUM_CELLS + int(p["signal_window"]),
+    lookback=Windowed(lambda p: int(p["window"] + p["signal_window"]) - 1),
 )
 def stoch(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
     """Stochastic oscillator (Lane 1957), centred, and its signal.
@@ -20,20 +29,19 @@ def stoch(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
     (%K - 50) / 50 and (%D - 50) / 50. 0 where the window has no range. Source: as TA-Lib STOCHF.
     """
     window = int(parameters[0])
-    cells = HIGHEST_CELLS + window
-    # memory: the window of highs, of negative lows, of stoch
-    highest = slide_highest(memory, 0, window, bar[HIGH])
-    lowest = -slide_highest(memory, cells, window, -bar[LOW])
+    cells = RANGE_CELLS + 2 * window
+    # memory: the window of highs and lows, of stoch
+    highest, lowest = slide_range(memory, 0, window, bar[HIGH], bar[LOW])
     place = 2.0 * (bar[CLOSE] - lowest) / (highest - lowest) - 1.0 if highest > lowest else 0.0
     out[0] = place
-    out[1] = slide_mean(memory, 2 * cells, int(parameters[1]), place)
+    out[1] = slide_mean(memory, cells, int(parameters[1]), place)
 
 
 @indicator(
     defaults={"window": 14},
     columns=columns_named("wr"),
-    memory=lambda p: 2 * (HIGHEST_CELLS + int(p["window"])),
-    lookback=lambda p: int(p["window"]),
+    memory=lambda p: RANGE_CELLS + 2 * int(p["window"]),
+    lookback=Windowed(lambda p: int(p["window"])),
 )
 def wr(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
     """Williams %R (Williams 1973), centred.
@@ -43,15 +51,18 @@ def wr(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
     the window has no range. Source: as TA-Lib WILLR.
     """
     window = int(parameters[0])
-    # memory: the window of highs, of negative lows
-    highest = slide_highest(memory, 0, window, bar[HIGH])
-    lowest = -slide_highest(memory, HIGHEST_CELLS + window, window, -bar[LOW])
+    # memory: the window of highs and lows
+    highest, lowest = slide_range(memory, 0, window, bar[HIGH], bar[LOW])
     out[0] = 1.0 - 2.0 * (highest - bar[CLOSE]) / (highest - lowest) if highest > lowest else 0.0
+
+
+def _longest(parameters: Parameters) -> int:
+    return int(max(parameters["short_window"], parameters["middle_window"], parameters["long_window"]))
 
 
 def _stoch_rsi_memory(parameters: Parameters) -> int:
     windows = 2 * parameters["window"] + parameters["k_window"] + parameters["d_window"]
-    return 3 + 2 * HIGHEST_CELLS + 2 * SUM_CELLS + int(windows)
+    return 3 + RANGE_CELLS + 2 * SUM_CELLS + int(windows)
 
 
 @indicator(
@@ -70,20 +81,20 @@ def stoch_rsi(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
     of the RSI has faded.
     """
     window = int(parameters[0])
-    cells = HIGHEST_CELLS + window
+    cells = RANGE_CELLS + 2 * window
     close = bar[CLOSE]
-    # memory: previous close, average gain, average loss; the windows of the RSI, of its negative, of stoch_rsi, of k
+    # memory: previous close, average gain, average loss; the range of the RSI, the windows of stoch_rsi, of k
     change = close - memory[0] if memory[0] > 0.0 else 0.0
     memory[0] = close
-    memory[1] += ((change if change > 0.0 else 0.0) - memory[1]) / parameters[0]
-    memory[2] += ((-change if change < 0.0 else 0.0) - memory[2]) / parameters[0]
+    factor = 1.0 / parameters[0]
+    memory[1] += ((change if change > 0.0 else 0.0) - memory[1]) * factor
+    memory[2] += ((-change if change < 0.0 else 0.0) - memory[2]) * factor
     total = memory[1] + memory[2]
     strength = (memory[1] - memory[2]) / total if total > 0.0 else 0.0
-    highest = slide_highest(memory, 3, window, strength)
-    lowest = -slide_highest(memory, 3 + cells, window, -strength)
+    highest, lowest = slide_range(memory, 3, window, strength, strength)
     spread = highest - lowest
     place = 2.0 * (strength - lowest) / spread - 1.0 if spread > 1e-9 else 0.0
-    first = 3 + 2 * cells
+    first = 3 + cells
     smooth = slide_mean(memory, first, int(parameters[1]), place)
     out[0] = place
     out[1] = smooth
@@ -93,8 +104,8 @@ def stoch_rsi(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
 @indicator(
     defaults={"short_window": 7, "middle_window": 14, "long_window": 28},
     columns=columns_named("uo"),
-    memory=lambda p: 2 + 6 * SUM_CELLS + 2 * int(p["short_window"] + p["middle_window"] + p["long_window"]),
-    lookback=lambda p: int(max(p["short_window"], p["middle_window"], p["long_window"])) + 1,
+    memory=lambda p: 14 + 2 * (PATH_CELLS + 2 * (_longest(p) + 1)),
+    lookback=Windowed(lambda p: _longest(p) + 1),
 )
 def uo(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
     """Ultimate oscillator (Williams 1985), centred.
@@ -109,18 +120,24 @@ def uo(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
     true_low = min(bar[LOW], previous)
     true_range = max(bar[HIGH], previous) - true_low
     total = 0.0
-    # memory: bars seen, previous close; for each of the three windows its buying pressures and its true ranges
-    if memory[0] > 0.0:
-        first = 2
+    # memory: bars seen, previous close; for each of the three windows the sums of its buying pressures and true ranges
+    # (two cells each); the path of buying pressures, the path of true ranges
+    longest = int(max(parameters[0], max(parameters[1], parameters[2])))
+    cells = PATH_CELLS + 2 * (longest + 1)
+    if memory[0] == 0.0:
+        slide_path(memory, 14, longest + 1, 0.0)
+        slide_path(memory, 14 + cells, longest + 1, 0.0)
+    else:
+        pressure = close - true_low
+        last = slide_path(memory, 14, longest + 1, pressure)
+        last_range = slide_path(memory, 14 + cells, longest + 1, true_range)
         weight = 4.0
         for span in range(3):
             window = int(parameters[span])
-            pressure = slide_sum(memory, first, window, close - true_low)
-            first += SUM_CELLS + window
-            ranges = slide_sum(memory, first, window, true_range)
-            first += SUM_CELLS + window
+            bought = exchange(memory, 2 + 4 * span, pressure, memory[last - window])
+            ranges = exchange(memory, 4 + 4 * span, true_range, memory[last_range - window])
             if ranges > 0.0:
-                total += weight * (2.0 * pressure / ranges - 1.0)
+                total += weight * (2.0 * bought / ranges - 1.0)
             weight *= 0.5
     memory[0] = 1.0
     memory[1] = close

@@ -8,7 +8,7 @@ are two sessions of which the first broke off and the second has its first bar e
 from finsense.market.timeline import CLOSE, HIGH, LOW, SESSION_OPENS, VOLUME
 from finsense.state.indicators.columns import columns_named
 from finsense.state.registry import indicator
-from finsense.state.windows import SUM_CELLS, slide_sum
+from finsense.state.windows import SUM_CELLS, Windowed, slide_sum
 
 # Half a paisa: the smallest flow is one share at one paisa, below it there is only rounding dust.
 _NO_FLOW = 0.005
@@ -39,7 +39,7 @@ def adi(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
     defaults={"window": 20},
     columns=columns_named("cmf"),
     memory=lambda p: 2 * (SUM_CELLS + int(p["window"])),
-    lookback=lambda p: int(p["window"]),
+    lookback=Windowed(lambda p: int(p["window"])),
 )
 def cmf(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
     """Chaikin money flow: change of the accumulation/distribution line over the window against the window's volume.
@@ -61,7 +61,7 @@ def cmf(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
     defaults={"window": 14},
     columns=columns_named("mfi"),
     memory=lambda p: 1 + 2 * (SUM_CELLS + int(p["window"])),
-    lookback=lambda p: int(p["window"]) + 1,
+    lookback=Windowed(lambda p: int(p["window"]) + 1),
 )
 def mfi(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
     """Money flow index (Quong and Soudack 1989), centred.
@@ -72,9 +72,10 @@ def mfi(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
     """
     window = int(parameters[0])
     typical = (bar[HIGH] + bar[LOW] + bar[CLOSE]) / 3.0
-    flow = 0.0
-    if memory[0] > 0.0 and abs(typical - memory[0]) > _SAME_PRICE * typical:
-        flow = typical * bar[VOLUME] if typical > memory[0] else -typical * bar[VOLUME]
+    slack = _SAME_PRICE * typical
+    rises = 1.0 if typical - memory[0] > slack else 0.0
+    falls = 1.0 if memory[0] - typical > slack else 0.0
+    flow = typical * bar[VOLUME] * (rises - falls) if memory[0] > 0.0 else 0.0
     # memory: previous typical price, the window of signed money flow, the window of its size
     memory[0] = typical
     net = slide_sum(memory, 1, window, flow)
@@ -85,8 +86,8 @@ def mfi(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
 @indicator(
     defaults={"window": 14},
     columns=columns_named("vwap"),
-    memory=lambda p: 2 + 2 * int(p["window"]),
-    lookback=lambda p: int(p["window"]),
+    memory=lambda p: 2 * (SUM_CELLS + int(p["window"])),
+    lookback=Windowed(lambda p: int(p["window"])),
 )
 def vwap(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
     """Volume-weighted average price (Berkowitz 1988) of the last bars; that of the session is `session_vwap`.
@@ -97,17 +98,12 @@ def vwap(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
     """
     window = int(parameters[0])
     close, volume = bar[CLOSE], bar[VOLUME]
-    # memory: next slot of both rings, volume of the window, then rings of typical price and of volume
-    slot = int(memory[0])
-    memory[1] += volume - memory[2 + window + slot]
-    memory[2 + window + slot] = volume
-    memory[2 + slot] = close + ((bar[HIGH] - close) + (bar[LOW] - close)) / 3.0
-    memory[0] = slot + 1 if slot + 1 < window else 0
-    # Weighted differences to the close: exact where the window is flat.
-    total = 0.0
-    for index in range(window):
-        total += (memory[2 + index] - close) * memory[2 + window + index]
-    out[0] = total / memory[1] / close if memory[1] > 0.0 else 0.0
+    typical = close + ((bar[HIGH] - close) + (bar[LOW] - close)) / 3.0
+    # memory: the window of typical price x volume, the window of volume
+    flow = slide_sum(memory, 0, window, typical * volume)
+    total = slide_sum(memory, SUM_CELLS + window, window, volume)
+    distance = flow / total - close if total > 0.0 else 0.0
+    out[0] = distance / close if abs(distance) > _SAME_PRICE * close else 0.0
 
 
 @indicator(defaults={}, columns=columns_named("session_vwap"), memory=lambda p: 4, lookback=lambda p: 1)

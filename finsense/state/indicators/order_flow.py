@@ -20,7 +20,7 @@ from finsense.market.timeline import (
 )
 from finsense.state.indicators.columns import columns_named
 from finsense.state.registry import indicator
-from finsense.state.windows import SUM_CELLS, slide_lead, slide_mean, slide_sum
+from finsense.state.windows import SUM_CELLS, Windowed, slide_lead, slide_mean, slide_sum
 
 # One paisa on the dearest share is a log return of 1e-9; what is below this is the rounding of one.
 _NO_DEVIATION = 1e-12
@@ -30,7 +30,7 @@ _NO_DEVIATION = 1e-12
     defaults={"window": 20},
     columns=columns_named("signed_volume"),
     memory=lambda p: 2 * (SUM_CELLS + int(p["window"])),
-    lookback=lambda p: int(p["window"]),
+    lookback=Windowed(lambda p: int(p["window"])),
     needs=("signed_volume",),
 )
 def signed_volume(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
@@ -51,7 +51,7 @@ def signed_volume(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
     defaults={"window": 20},
     columns=columns_named("trade_count"),
     memory=lambda p: SUM_CELLS + int(p["window"]),
-    lookback=lambda p: int(p["window"]),
+    lookback=Windowed(lambda p: int(p["window"])),
     needs=("trades",),
 )
 def trade_count(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
@@ -68,7 +68,7 @@ def trade_count(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
     defaults={"window": 20},
     columns=columns_named("intrabar_volatility", "intrabar_burst"),
     memory=lambda p: SUM_CELLS + int(p["window"]),
-    lookback=lambda p: int(p["window"]),
+    lookback=Windowed(lambda p: int(p["window"])),
     needs=("realised_variance",),
 )
 def intrabar_volatility(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
@@ -88,7 +88,7 @@ def intrabar_volatility(bar, parameters, memory, out):  # type: ignore[no-untype
     defaults={"window": 20},
     columns=columns_named("intrabar_noise"),
     memory=lambda p: 2 * (SUM_CELLS + int(p["window"])),
-    lookback=lambda p: int(p["window"]),
+    lookback=Windowed(lambda p: int(p["window"])),
     needs=("realised_variance",),
 )
 def intrabar_noise(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
@@ -111,7 +111,7 @@ def intrabar_noise(bar, parameters, memory, out):  # type: ignore[no-untyped-def
     defaults={},
     columns=columns_named("tick_vwap"),
     memory=lambda p: 0,
-    lookback=lambda p: 1,
+    lookback=Windowed(lambda p: 1),
     needs=("tick_vwap",),
 )
 def tick_vwap(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
@@ -127,7 +127,7 @@ def tick_vwap(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
     defaults={"window": 20},
     columns=columns_named("book_imbalance", "book_imbalance_lead"),
     memory=lambda p: SUM_CELLS + int(p["window"]),
-    lookback=lambda p: int(p["window"]),
+    lookback=Windowed(lambda p: int(p["window"])),
     needs=("book_imbalance",),
 )
 def book_imbalance(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
@@ -145,7 +145,7 @@ def book_imbalance(bar, parameters, memory, out):  # type: ignore[no-untyped-def
     defaults={"window": 20},
     columns=columns_named("spread", "spread_cost"),
     memory=lambda p: 3 * (SUM_CELLS + int(p["window"])),
-    lookback=lambda p: int(p["window"]),
+    lookback=Windowed(lambda p: int(p["window"])),
     needs=("spread",),
 )
 def spread(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
@@ -176,7 +176,7 @@ def spread(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
     defaults={},
     columns=columns_named("microprice"),
     memory=lambda p: 0,
-    lookback=lambda p: 1,
+    lookback=Windowed(lambda p: 1),
     needs=("microprice_offset", "spread"),
 )
 def microprice(bar, parameters, memory, out):  # type: ignore[no-untyped-def]

@@ -5,7 +5,7 @@ import math
 from finsense.market.timeline import CLOSE, OPEN
 from finsense.state.indicators.columns import columns_named
 from finsense.state.registry import Parameters, indicator
-from finsense.state.windows import DELAY_CELLS, slide_delay
+from finsense.state.windows import DELAY_CELLS, PATH_CELLS, Windowed, slide_delay, slide_path
 
 
 def _differences(parameters: Parameters) -> int:
@@ -15,8 +15,8 @@ def _differences(parameters: Parameters) -> int:
 @indicator(
     defaults={"window": 20},
     columns=lambda p: tuple(f"price_change_{lag}" for lag in range(_differences(p))),
-    memory=lambda p: 1 + _differences(p),
-    lookback=lambda p: int(p["window"]),
+    memory=lambda p: 1 + PATH_CELLS + 2 * _differences(p),
+    lookback=Windowed(lambda p: int(p["window"])),
 )
 def price_change(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
     """The window - 1 log price differences inside a window of closes, newest first.
@@ -26,20 +26,20 @@ def price_change(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
     """
     differences = int(parameters[0]) - 1
     close = bar[CLOSE]
-    # memory: previous close, then the differences newest first
-    for lag in range(differences - 1, 0, -1):
-        memory[1 + lag] = memory[lag]
-    memory[1] = math.log(close / memory[0]) if memory[0] > 0.0 else 0.0
+    # memory: previous close, the path of differences
+    change = math.log(close / memory[0]) if memory[0] > 0.0 else 0.0
+    last = slide_path(memory, 1, differences, change)
     memory[0] = close
-    for lag in range(differences):
-        out[lag] = memory[1 + lag]
+    out[0] = change
+    for lag in range(1, differences):
+        out[lag] = memory[last - lag]
 
 
 @indicator(
     defaults={"window": 5},
     columns=columns_named("log_return"),
     memory=lambda p: DELAY_CELLS + int(p["window"]),
-    lookback=lambda p: int(p["window"]) + 1,
+    lookback=Windowed(lambda p: int(p["window"]) + 1),
 )
 def log_return(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
     """Log return over the window.
@@ -54,8 +54,8 @@ def log_return(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
 @indicator(
     defaults={"lag_window": 5, "window": 5},
     columns=columns_named("lagged_difference"),
-    memory=lambda p: 2 * DELAY_CELLS + int(p["lag_window"] + p["window"]),
-    lookback=lambda p: int(p["lag_window"] + p["window"]) + 1,
+    memory=lambda p: PATH_CELLS + 2 * (int(p["lag_window"] + p["window"]) + 1),
+    lookback=Windowed(lambda p: int(p["lag_window"] + p["window"]) + 1),
 )
 def lagged_difference(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
     """Log difference of the close over a window that ended some bars ago: momentum that leaves out the latest bars.
@@ -64,14 +64,13 @@ def lagged_difference(bar, parameters, memory, out):  # type: ignore[no-untyped-
     1990); with a window of 1 it is that lag of `price_change`. Unit: log return of `window` bars. Before the window is
     full the first close stands in for those missing.
     """
-    lag = int(parameters[0])
-    # memory: the lag's closes, the window's closes
-    last = slide_delay(memory, 0, lag, bar[CLOSE])
-    first = slide_delay(memory, DELAY_CELLS + lag, int(parameters[1]), last)
-    out[0] = math.log(last / first)
+    lag, window = int(parameters[0]), int(parameters[1])
+    # memory: the path of closes
+    last = slide_path(memory, 0, lag + window + 1, bar[CLOSE])
+    out[0] = math.log(memory[last - lag] / memory[last - lag - window])
 
 
-@indicator(defaults={}, columns=columns_named("gap"), memory=lambda p: 1, lookback=lambda p: 2)
+@indicator(defaults={}, columns=columns_named("gap"), memory=lambda p: 1, lookback=Windowed(lambda p: 2))
 def gap(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
     """Gap between two bars; that of the session, held all day, is `session_gap`.
 
@@ -86,7 +85,7 @@ def gap(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
     defaults={"divisions": 10},
     columns=columns_named("round_number"),
     memory=lambda p: 0,
-    lookback=lambda p: 1,
+    lookback=Windowed(lambda p: 1),
 )
 def round_number(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
     """Distance to the nearest round number, where orders cluster (Osler 2003).

@@ -5,10 +5,14 @@ import math
 from finsense.market.timeline import CLOSE
 from finsense.state.indicators.columns import columns_named
 from finsense.state.registry import indicator
+from finsense.state.windows import Windowed
 
 
 @indicator(
-    defaults={"level": 1000.0}, columns=columns_named("level_distance"), memory=lambda p: 0, lookback=lambda p: 1
+    defaults={"level": 1000.0},
+    columns=columns_named("level_distance"),
+    memory=lambda p: 0,
+    lookback=Windowed(lambda p: 1),
 )
 def level_distance(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
     """Log distance of the close from a price: a pivot, an offer, the level that a simulated market reverts to.

@@ -4,18 +4,31 @@ import math
 
 from finsense.market.timeline import CLOSE
 from finsense.state.indicators.columns import columns_named
-from finsense.state.registry import indicator
-from finsense.state.windows import SUM_CELLS, slide_mean
+from finsense.state.registry import Parameters, indicator
+from finsense.state.windows import (
+    AGE_CELLS,
+    PATH_CELLS,
+    SQUARES_CELLS,
+    SUM_CELLS,
+    Windowed,
+    slide_highest_age,
+    slide_mean,
+    slide_path,
+    slide_squares,
+    slide_sum,
+)
 
 # Log returns carry rounding of a few 1e-15; one paisa on the dearest share is 1e-9. Below this returns do not vary.
 _NO_DEVIATION = 1e-12
+# A variance below this share of the squared mean is a steady run, whose correlation would be that of the rounding.
+_STEADY = 1e-8
 
 
 @indicator(
     defaults={"short_window": 10, "long_window": 60},
     columns=columns_named("volatility_regime"),
     memory=lambda p: 1 + 2 * SUM_CELLS + int(p["short_window"] + p["long_window"]),
-    lookback=lambda p: int(max(p["short_window"], p["long_window"])) + 1,
+    lookback=Windowed(lambda p: int(max(p["short_window"], p["long_window"])) + 1),
 )
 def volatility_regime(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
     """Short against long realised volatility of the close.
@@ -38,47 +51,45 @@ def volatility_regime(bar, parameters, memory, out):  # type: ignore[no-untyped-
 @indicator(
     defaults={"window": 30},
     columns=columns_named("autocorrelation"),
-    memory=lambda p: 3 + int(p["window"]),
-    lookback=lambda p: int(p["window"]) + 1,
+    memory=lambda p: 2 + SQUARES_CELLS + int(p["window"]) + SUM_CELLS + max(int(p["window"]) - 1, 1),
+    lookback=Windowed(lambda p: int(p["window"]) + 1),
 )
 def autocorrelation(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
     """Autocorrelation of the log returns at lag 1: above 0 moves go on, below 0 they come back.
 
     Formula: sum of (r[t] - m)(r[t-1] - m) / sum of (r[t] - m)^2 over the last `window` log returns of the close, m
-    their mean (Box and Jenkins 1970). Unit: fraction in [-1, 1]; 0 where the returns do not vary. Before the window is
-    full the first close stands in for those missing.
+    their mean (Box and Jenkins 1970). Unit: fraction in [-1, 1]; 0 where the returns do not vary, that is by less than
+    1e-4 of their mean. Before the window is full the first close stands in for those missing.
     """
-    size = int(parameters[0]) + 1
+    window = int(parameters[0])
     log_close = math.log(bar[CLOSE])
-    # memory: bars seen, the oldest slot of the ring, then the ring of log closes
-    if memory[0] == 0.0:
-        memory[0] = 1.0
-        for index in range(size):
-            memory[2 + index] = log_close
-    slot = int(memory[1])
-    memory[2 + slot] = log_close
-    slot = slot + 1 if slot + 1 < size else 0
-    memory[1] = slot
-    mean = (log_close - memory[2 + slot]) / parameters[0]
-    products = 0.0
-    squares = 0.0
-    before = 0.0
-    previous = memory[2 + slot]
-    for _ in range(size - 1):
-        slot = slot + 1 if slot + 1 < size else 0
-        deviation = memory[2 + slot] - previous - mean
-        previous = memory[2 + slot]
-        products += deviation * before
-        squares += deviation * deviation
-        before = deviation
-    out[0] = products / squares if squares > _NO_DEVIATION * _NO_DEVIATION * parameters[0] else 0.0
+    # memory: previous log close, previous return, the window of returns, the window of their products
+    if memory[3] == 0.0:
+        # Full from the start: the first close stands in, so the returns before it are 0.
+        memory[3] = window
+        memory[0] = log_close
+    change = log_close - memory[0]
+    lead, squares = slide_squares(memory, 2, window, change)
+    products = slide_sum(memory, 2 + SQUARES_CELLS + window, max(window - 1, 1), change * memory[1])
+    memory[0] = log_close
+    memory[1] = change
+    mean = change - lead
+    oldest = memory[2 + SQUARES_CELLS + int(memory[2])]
+    covariance = products + mean * (oldest + change) - (window + 1.0) * mean * mean
+    varies = squares > window * max(_NO_DEVIATION * _NO_DEVIATION, _STEADY * mean * mean)
+    out[0] = covariance / squares if varies else 0.0
+
+
+def _variance_ratio_memory(parameters: Parameters) -> int:
+    window, step = int(parameters["window"]), int(parameters["step_window"])
+    return PATH_CELLS + 2 * (step + 1) + 2 * SQUARES_CELLS + window + max(window - step + 1, 1)
 
 
 @indicator(
     defaults={"window": 60, "step_window": 5},
     columns=columns_named("variance_ratio"),
-    memory=lambda p: 3 + int(p["window"]),
-    lookback=lambda p: int(p["window"]) + 1,
+    memory=_variance_ratio_memory,
+    lookback=Windowed(lambda p: int(p["window"]) + 1),
 )
 def variance_ratio(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
     """Variance ratio (Lo and MacKinlay 1988) less 1: above 0 the market trends, below 0 it reverts, 0 is a random walk.
@@ -89,33 +100,23 @@ def variance_ratio(bar, parameters, memory, out):  # type: ignore[no-untyped-def
     step is not below the window. Before the window is full the first close stands in for those missing.
     """
     window, step = int(parameters[0]), int(parameters[1])
-    size = window + 1
+    overlapping = max(window - step + 1, 1)
     log_close = math.log(bar[CLOSE])
-    # memory: bars seen, the oldest slot of the ring, then the ring of log closes
+    # memory: the path of log closes, the window of their differences, the window of those over the step
+    first = PATH_CELLS + 2 * (step + 1)
     if memory[0] == 0.0:
-        memory[0] = 1.0
-        for index in range(size):
-            memory[2 + index] = log_close
-    slot = int(memory[1])
-    memory[2 + slot] = log_close
-    slot = slot + 1 if slot + 1 < size else 0
-    memory[1] = slot
-    mean = (log_close - memory[2 + slot]) / window
-    behind = slot
-    single = 0.0
-    several = 0.0
-    for index in range(1, size):
-        before = memory[2 + slot]
-        slot = slot + 1 if slot + 1 < size else 0
-        value = memory[2 + slot]
-        single += (value - before - mean) * (value - before - mean)
-        if index >= step:
-            deviation = value - memory[2 + behind] - step * mean
-            several += deviation * deviation
-            behind = behind + 1 if behind + 1 < size else 0
+        # Full from the start: the first close stands in, so the differences before it are 0.
+        memory[first + 1] = window
+        memory[first + SQUARES_CELLS + window + 1] = overlapping
+    last = slide_path(memory, 0, step + 1, log_close)
+    change, move = log_close - memory[last - 1], log_close - memory[last - step]
+    lead, single = slide_squares(memory, first, window, change)
+    move_lead, several = slide_squares(memory, first + SQUARES_CELLS + window, overlapping, move)
     if step >= window or single <= _NO_DEVIATION * _NO_DEVIATION * window:
         out[0] = 0.0
     else:
+        drift = (move - move_lead) - step * (change - lead)
+        several += overlapping * drift * drift
         unbiased = step * (window - step + 1.0) * (1.0 - step / window)
         out[0] = several / unbiased / (single / (window - 1.0)) - 1.0
 
@@ -123,8 +124,8 @@ def variance_ratio(bar, parameters, memory, out):  # type: ignore[no-untyped-def
 @indicator(
     defaults={"window": 60},
     columns=columns_named("drawdown", "drawdown_age"),
-    memory=lambda p: 3 + int(p["window"]),
-    lookback=lambda p: int(p["window"]),
+    memory=lambda p: AGE_CELLS + int(p["window"]),
+    lookback=Windowed(lambda p: int(p["window"])),
 )
 def drawdown_state(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
     """Drawdown of the close from its highest of the window, and how long ago that was.
@@ -135,22 +136,7 @@ def drawdown_state(bar, parameters, memory, out):  # type: ignore[no-untyped-def
     """
     window = int(parameters[0])
     close = bar[CLOSE]
-    # memory: next slot of the ring, highest close, bars since it, then the ring of closes
-    slot = int(memory[0])
-    memory[3 + slot] = close
-    slot = slot + 1 if slot + 1 < window else 0
-    memory[0] = slot
-    memory[2] += 1.0
-    if close >= memory[1]:
-        memory[1] = close
-        memory[2] = 0.0
-    elif memory[2] == window:
-        # The peak has left the window, which is full: the next highest is looked for, oldest bar first.
-        memory[1] = 0.0
-        for age in range(window - 1, -1, -1):
-            if memory[3 + slot] >= memory[1]:
-                memory[1] = memory[3 + slot]
-                memory[2] = age
-            slot = slot + 1 if slot + 1 < window else 0
+    # memory: the window of closes
+    age = slide_highest_age(memory, 0, window, close)
     out[0] = (close - memory[1]) / memory[1]
-    out[1] = memory[2] / (window - 1) if window > 1 else 0.0
+    out[1] = age / (window - 1) if window > 1 else 0.0

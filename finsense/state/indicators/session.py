@@ -2,9 +2,10 @@
 
 from finsense.market.timeline import SESSION_LEFT
 from finsense.state.registry import indicator
+from finsense.state.windows import Windowed
 
 
-@indicator(defaults={}, columns=lambda p: ("session_left",), memory=lambda p: 0, lookback=lambda p: 1)
+@indicator(defaults={}, columns=lambda p: ("session_left",), memory=lambda p: 0, lookback=Windowed(lambda p: 1))
 def session_left(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
     """Share of the session's continuous trading that is left at the bar's end, by the calendar.
 

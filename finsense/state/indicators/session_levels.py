@@ -74,6 +74,7 @@ def session_range(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
     memory[1] = max(memory[1], bar[HIGH])
     memory[2] = min(memory[2], bar[LOW])
     width = memory[1] - memory[2]
-    out[0] = (memory[1] - close) / close
-    out[1] = (memory[2] - close) / close
+    per_close = 1.0 / close
+    out[0] = (memory[1] - close) * per_close
+    out[1] = (memory[2] - close) * per_close
     out[2] = 2.0 * (close - memory[2]) / width - 1.0 if width > 0.0 else 0.0

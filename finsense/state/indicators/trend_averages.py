@@ -3,14 +3,24 @@
 from finsense.market.timeline import CLOSE, HIGH, LOW
 from finsense.state.indicators.columns import columns_named
 from finsense.state.registry import Parameters, indicator
-from finsense.state.windows import DELAY_CELLS, SUM_CELLS, slide_delay, slide_lead, slide_mean
+from finsense.state.windows import (
+    DELAY_CELLS,
+    PATH_CELLS,
+    SUM_CELLS,
+    Windowed,
+    slide_delay,
+    slide_lead,
+    slide_mean,
+    slide_path,
+    weighted_about,
+)
 
 
 @indicator(
     defaults={"window": 20},
     columns=columns_named("sma"),
     memory=lambda p: SUM_CELLS + int(p["window"]),
-    lookback=lambda p: int(p["window"]),
+    lookback=Windowed(lambda p: int(p["window"])),
 )
 def sma(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
     """Simple moving average of the close, against the close.
@@ -47,8 +57,8 @@ def ema(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
 @indicator(
     defaults={"window": 9},
     columns=columns_named("wma"),
-    memory=lambda p: 2 + int(p["window"]),
-    lookback=lambda p: int(p["window"]),
+    memory=lambda p: 1 + PATH_CELLS + 2 * int(p["window"]),
+    lookback=Windowed(lambda p: int(p["window"])),
 )
 def wma(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
     """Linearly weighted moving average of the close, against the close.
@@ -59,18 +69,13 @@ def wma(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
     """
     window = int(parameters[0])
     close = bar[CLOSE]
-    # memory: bars seen (at most window), next slot of the ring, then the ring of closes
-    slot = int(memory[1])
-    memory[2 + slot] = close
-    memory[1] = slot + 1 if slot + 1 < window else 0
+    # memory: bars seen (at most window), the path of closes
     if memory[0] < window:
         memory[0] += 1.0
-    weighted = 0.0
-    weights = 0.0
-    for age in range(int(memory[0])):
-        weighted += (window - age) * (memory[2 + slot] - close)
-        weights += window - age
-        slot = slot - 1 if slot > 0 else window - 1
+    before = int(memory[0]) - 1
+    last = slide_path(memory, 1, window, close)
+    weighted = weighted_about(memory, last - before, last, close, float(window - before))
+    weights = 0.5 * (before + 1.0) * (2.0 * window - before)
     out[0] = weighted / weights / close
 
 
@@ -132,7 +137,7 @@ def mass_index(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
     defaults={"window": 20},
     columns=columns_named("dpo"),
     memory=lambda p: DELAY_CELLS + int(p["window"]) // 2 + 1 + SUM_CELLS + int(p["window"]),
-    lookback=lambda p: max(int(p["window"]), int(p["window"]) // 2 + 2),
+    lookback=Windowed(lambda p: max(int(p["window"]), int(p["window"]) // 2 + 2)),
 )
 def dpo(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
     """Detrended price oscillator: an earlier close against the average around it.
@@ -152,9 +157,9 @@ def dpo(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
 
 
 def _kst_memory(parameters: Parameters) -> int:
-    delays = sum(int(parameters[f"roc{number}_window"]) for number in (1, 2, 3, 4))
+    longest = max(int(parameters[f"roc{number}_window"]) for number in (1, 2, 3, 4))
     means = sum(int(parameters[f"sma{number}_window"]) for number in (1, 2, 3, 4))
-    return 4 * DELAY_CELLS + delays + 4 * SUM_CELLS + means + SUM_CELLS + int(parameters["signal_window"])
+    return PATH_CELLS + 2 * (longest + 1) + 5 * SUM_CELLS + means + int(parameters["signal_window"])
 
 
 def _kst_lookback(parameters: Parameters) -> int:
@@ -176,7 +181,7 @@ def _kst_lookback(parameters: Parameters) -> int:
     },
     columns=columns_named("kst", "kst_sig", "kst_diff"),
     memory=_kst_memory,
-    lookback=_kst_lookback,
+    lookback=Windowed(_kst_lookback),
 )
 def kst(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
     """Know sure thing (Pring 1992): four smoothed rates of change, the longer the heavier; signal; difference.
@@ -187,14 +192,14 @@ def kst(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
     KSTIndicator / 100 once the lookback is full; TA-Lib has none.
     """
     close = bar[CLOSE]
-    # memory: for each of the four legs its delay of closes and its window of rates, then the window of the line
-    first = 0
+    # memory: the path of closes; for each of the four legs its window of rates; the window of the line
+    longest = int(max(max(parameters[0], parameters[1]), max(parameters[2], parameters[3]))) + 1
+    last = slide_path(memory, 0, longest, close)
+    first = PATH_CELLS + 2 * longest
     line = 0.0
     for leg in range(4):
-        delay = int(parameters[leg])
+        earlier = memory[last - int(parameters[leg])]
         window = int(parameters[4 + leg])
-        earlier = slide_delay(memory, first, delay, close)
-        first += DELAY_CELLS + delay
         line += (leg + 1) * slide_mean(memory, first, window, (close - earlier) / earlier)
         first += SUM_CELLS + window
     lead = slide_lead(memory, first, int(parameters[8]), line)

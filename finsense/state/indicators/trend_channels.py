@@ -3,14 +3,25 @@
 from finsense.market.timeline import CLOSE, HIGH, LOW
 from finsense.state.indicators.columns import columns_named
 from finsense.state.registry import indicator
-from finsense.state.windows import HIGHEST_CELLS, SUM_CELLS, slide_highest, slide_lead, slide_since_highest
+from finsense.state.windows import (
+    AGE_CELLS,
+    PATH_CELLS,
+    RANGE_CELLS,
+    SUM_CELLS,
+    Windowed,
+    distances_about,
+    slide_highest_age,
+    slide_lead,
+    slide_path,
+    slide_range,
+)
 
 
 @indicator(
     defaults={"window": 25},
     columns=columns_named("aroon_up", "aroon_down"),
-    memory=lambda p: 2 * (HIGHEST_CELLS + int(p["window"]) + 1),
-    lookback=lambda p: int(p["window"]) + 1,
+    memory=lambda p: 2 * (AGE_CELLS + int(p["window"]) + 1),
+    lookback=Windowed(lambda p: int(p["window"]) + 1),
 )
 def aroon(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
     """Aroon (Chande 1995): how recently the window had its highest high and its lowest low.
@@ -20,17 +31,17 @@ def aroon(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
     fraction in [0, 1]; both are 1 in a flat market, where every bar ties. Source: as TA-Lib AROON / 100.
     """
     window = int(parameters[0])
-    low = HIGHEST_CELLS + window + 1
+    low = AGE_CELLS + window + 1
     # memory: the window of highs, the window of negative lows
-    out[0] = (window - slide_since_highest(memory, 0, window + 1, bar[HIGH])) / window
-    out[1] = (window - slide_since_highest(memory, low, window + 1, -bar[LOW])) / window
+    out[0] = (window - slide_highest_age(memory, 0, window + 1, bar[HIGH])) / window
+    out[1] = (window - slide_highest_age(memory, low, window + 1, -bar[LOW])) / window
 
 
 @indicator(
     defaults={"window": 20},
     columns=columns_named("cci"),
-    memory=lambda p: SUM_CELLS + int(p["window"]),
-    lookback=lambda p: int(p["window"]),
+    memory=lambda p: SUM_CELLS + PATH_CELLS + 3 * int(p["window"]),
+    lookback=Windowed(lambda p: int(p["window"])),
 )
 def cci(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
     """Commodity channel index (Lambert 1980), over 100.
@@ -41,22 +52,19 @@ def cci(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
     """
     window = int(parameters[0])
     typical = (bar[HIGH] + bar[LOW] + bar[CLOSE]) / 3.0
-    # memory: the window of typical prices
+    # memory: the window of typical prices, the path of them
     lead = slide_lead(memory, 0, window, typical)
-    mean = typical - lead
+    last = slide_path(memory, SUM_CELLS + window, window, typical)
     filled = int(memory[1])
-    deviations = 0.0
-    for index in range(filled):
-        deviations += abs(memory[SUM_CELLS + index] - mean)
-    deviation = deviations / filled
+    deviation = (abs(lead) + distances_about(memory, last - filled + 1, last, typical - lead)) / filled
     out[0] = lead / (1.5 * deviation) if deviation > 1e-12 * typical else 0.0
 
 
 @indicator(
     defaults={"conversion_window": 9, "base_window": 26, "span_window": 52},
     columns=columns_named("ichimoku_conv", "ichimoku_base", "ichimoku_a", "ichimoku_b"),
-    memory=lambda p: 6 * HIGHEST_CELLS + 2 * int(p["conversion_window"] + p["base_window"] + p["span_window"]),
-    lookback=lambda p: int(max(p["conversion_window"], p["base_window"], p["span_window"])),
+    memory=lambda p: 3 * RANGE_CELLS + 2 * int(p["conversion_window"] + p["base_window"] + p["span_window"]),
+    lookback=Windowed(lambda p: int(max(p["conversion_window"], p["base_window"], p["span_window"]))),
 )
 def ichimoku(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
     """Ichimoku (Hosoda 1968): conversion line, base line, leading spans A and B, each against the close.
@@ -67,15 +75,14 @@ def ichimoku(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
     MIDPRICE per window.
     """
     close = bar[CLOSE]
-    # memory: for each of the three windows its highs and its negative lows
+    per_close = 1.0 / close
+    # memory: for each of the three windows its highs and lows
     first = 0
     for line in range(3):
         window = int(parameters[line])
-        highest = slide_highest(memory, first, window, bar[HIGH])
-        first += HIGHEST_CELLS + window
-        lowest = -slide_highest(memory, first, window, -bar[LOW])
-        first += HIGHEST_CELLS + window
-        out[line if line < 2 else 3] = (0.5 * (highest + lowest) - close) / close
+        highest, lowest = slide_range(memory, first, window, bar[HIGH], bar[LOW])
+        first += RANGE_CELLS + 2 * window
+        out[line if line < 2 else 3] = (0.5 * (highest + lowest) - close) * per_close
     out[2] = 0.5 * (out[0] + out[1])
 
 

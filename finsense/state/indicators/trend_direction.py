@@ -3,7 +3,7 @@
 from finsense.market.timeline import CLOSE, HIGH, LOW
 from finsense.state.indicators.columns import columns_named
 from finsense.state.registry import indicator
-from finsense.state.windows import HIGHEST_CELLS, SUM_CELLS, slide_highest, slide_sum
+from finsense.state.windows import RANGE_CELLS, SUM_CELLS, Windowed, slide_range, slide_sum
 
 
 @indicator(
@@ -30,9 +30,10 @@ def adx(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
         fall = memory[2] - low
         true_range = max(high, memory[3]) - min(low, memory[3])
         if memory[0] >= window:
-            memory[4] -= memory[4] / window
-            memory[5] -= memory[5] / window
-            memory[6] -= memory[6] / window
+            fading = 1.0 / window
+            memory[4] -= memory[4] * fading
+            memory[5] -= memory[5] * fading
+            memory[6] -= memory[6] * fading
         memory[4] += rise if rise > 0.0 and rise > fall else 0.0
         memory[5] += fall if fall > 0.0 and fall > rise else 0.0
         memory[6] += true_range
@@ -57,7 +58,7 @@ def adx(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
     defaults={"window": 14},
     columns=columns_named("vortex_ind_pos", "vortex_ind_neg"),
     memory=lambda p: 4 + 3 * (SUM_CELLS + int(p["window"])),
-    lookback=lambda p: int(p["window"]) + 1,
+    lookback=Windowed(lambda p: int(p["window"]) + 1),
 )
 def vortex(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
     """Vortex indicator (Botes and Siepman 2010): upward and downward movement against the true range, less 1.
@@ -78,8 +79,9 @@ def vortex(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
         downward = slide_sum(memory, 4 + cells, window, abs(low - memory[1]))
         ranges = slide_sum(memory, 4 + 2 * cells, window, true_range)
         if ranges > 0.0:
-            out[0] = (upward - ranges) / ranges
-            out[1] = (downward - ranges) / ranges
+            per_range = 1.0 / ranges
+            out[0] = (upward - ranges) * per_range
+            out[1] = (downward - ranges) * per_range
     memory[0] = 1.0
     memory[1], memory[2], memory[3] = high, low, bar[CLOSE]
 
@@ -87,7 +89,7 @@ def vortex(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
 @indicator(
     defaults={"slow_window": 50, "fast_window": 23, "cycle_window": 10, "smooth1_window": 3, "smooth2_window": 3},
     columns=columns_named("stc"),
-    memory=lambda p: 7 + 4 * (HIGHEST_CELLS + int(p["cycle_window"])),
+    memory=lambda p: 7 + 2 * (RANGE_CELLS + 2 * int(p["cycle_window"])),
     lookback=lambda p: (
         int(max(p["slow_window"], p["fast_window"]) + 2 * p["cycle_window"])
         + int(p["smooth1_window"] + p["smooth2_window"])
@@ -105,9 +107,8 @@ def stc(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
     """
     close = bar[CLOSE]
     cycle = int(parameters[2])
-    cells = HIGHEST_CELLS + cycle
     # memory: bars seen, fast and slow average, place of the line, its average, place of that, its average; then the
-    # windows of the line and its negative, of the average and its negative
+    # ranges of the line and of the average of its place
     if memory[0] == 0.0:
         memory[0] = 1.0
         memory[1] = close
@@ -115,13 +116,11 @@ def stc(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
     memory[1] += (close - memory[1]) * (2.0 / (parameters[1] + 1.0))
     memory[2] += (close - memory[2]) * (2.0 / (parameters[0] + 1.0))
     line = memory[1] - memory[2]
-    highest = slide_highest(memory, 7, cycle, line)
-    lowest = -slide_highest(memory, 7 + cells, cycle, -line)
+    highest, lowest = slide_range(memory, 7, cycle, line, line)
     if highest - lowest > 1e-12 * close:
         memory[3] = 2.0 * (line - lowest) / (highest - lowest) - 1.0
     memory[4] += (memory[3] - memory[4]) * (2.0 / (parameters[3] + 1.0))
-    highest = slide_highest(memory, 7 + 2 * cells, cycle, memory[4])
-    lowest = -slide_highest(memory, 7 + 3 * cells, cycle, -memory[4])
+    highest, lowest = slide_range(memory, 7 + RANGE_CELLS + 2 * cycle, cycle, memory[4], memory[4])
     if highest - lowest > 1e-9:
         memory[5] = 2.0 * (memory[4] - lowest) / (highest - lowest) - 1.0
     memory[6] += (memory[5] - memory[6]) * (2.0 / (parameters[4] + 1.0))

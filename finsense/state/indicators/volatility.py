@@ -5,7 +5,15 @@ import math
 from finsense.market.timeline import CLOSE, HIGH, LOW, OPEN
 from finsense.state.indicators.columns import columns_named
 from finsense.state.registry import indicator
-from finsense.state.windows import HIGHEST_CELLS, SUM_CELLS, slide_highest, slide_mean
+from finsense.state.windows import (
+    AGE_CELLS,
+    SQUARES_CELLS,
+    SUM_CELLS,
+    Windowed,
+    slide_highest_age,
+    slide_mean,
+    slide_squares,
+)
 
 _LN_2 = math.log(2.0)
 
@@ -29,7 +37,7 @@ def atr(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
         memory[2] = high - low
     else:
         true_range = max(high, memory[1]) - min(low, memory[1])
-        memory[2] += (true_range - memory[2]) / parameters[0]
+        memory[2] += (true_range - memory[2]) * (1.0 / parameters[0])
     memory[1] = close
     out[0] = memory[2] / close
 
@@ -37,8 +45,8 @@ def atr(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
 @indicator(
     defaults={"window": 20, "deviations": 2},
     columns=lambda p: (f"bollinger_position_{int(p['window'])}", f"bollinger_width_{int(p['window'])}"),
-    memory=lambda p: 2 + int(p["window"]),
-    lookback=lambda p: int(p["window"]),
+    memory=lambda p: SQUARES_CELLS + int(p["window"]),
+    lookback=Windowed(lambda p: int(p["window"])),
 )
 def bollinger(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
     """Bollinger bands (Bollinger 1992): where the close stands between them, and how far apart they are.
@@ -47,36 +55,22 @@ def bollinger(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
     with the population standard deviation of the last `window` closes. Units: band half-widths; fraction of the price.
     A flat window gives position 0 and width 0.
     """
-    window = int(parameters[0])
     close = bar[CLOSE]
-    # memory: bars seen, next slot of the ring, then the ring of closes
-    slot = int(memory[1])
-    memory[2 + slot] = close
-    memory[1] = slot + 1 if slot + 1 < window else 0
-    if memory[0] < window:
-        memory[0] += 1.0
-    filled = int(memory[0])
-
-    total = 0.0
-    for index in range(filled):
-        total += memory[2 + index]
-    mean = total / filled
-    squares = 0.0
-    for index in range(filled):
-        deviation = memory[2 + index] - mean
-        squares += deviation * deviation
-    band = parameters[1] * math.sqrt(squares / filled)
+    # memory: the window of closes
+    lead, squares = slide_squares(memory, 0, int(parameters[0]), close)
+    mean = close - lead
+    band = parameters[1] * math.sqrt(squares / memory[1])
     # A flat window may leave rounding dust in the sum of squares; below a billionth of the price there is no band.
     flat = band <= 1e-9 * mean
-    out[0] = 0.0 if flat else (close - mean) / band
+    out[0] = 0.0 if flat else lead / band
     out[1] = 0.0 if flat else 2.0 * band / mean
 
 
 @indicator(
     defaults={"window": 14},
     columns=columns_named("ui"),
-    memory=lambda p: HIGHEST_CELLS + SUM_CELLS + 2 * int(p["window"]),
-    lookback=lambda p: 2 * int(p["window"]) - 1,
+    memory=lambda p: AGE_CELLS + SUM_CELLS + 2 * int(p["window"]),
+    lookback=Windowed(lambda p: 2 * int(p["window"]) - 1),
 )
 def ui(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
     """Ulcer index (Martin 1987): depth and length of the drawdowns of the close.
@@ -87,16 +81,17 @@ def ui(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
     """
     window = int(parameters[0])
     # memory: the window of closes, the window of squares of d
-    peak = slide_highest(memory, 0, window, bar[CLOSE])
+    slide_highest_age(memory, 0, window, bar[CLOSE])
+    peak = memory[1]
     depth = (bar[CLOSE] - peak) / peak
-    out[0] = math.sqrt(max(slide_mean(memory, HIGHEST_CELLS + window, window, depth * depth), 0.0))
+    out[0] = math.sqrt(max(slide_mean(memory, AGE_CELLS + window, window, depth * depth), 0.0))
 
 
 @indicator(
     defaults={"window": 20},
     columns=columns_named("realised_volatility"),
     memory=lambda p: 1 + SUM_CELLS + int(p["window"]),
-    lookback=lambda p: int(p["window"]) + 1,
+    lookback=Windowed(lambda p: int(p["window"]) + 1),
 )
 def realised_volatility(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
     """Realised volatility (Andersen and Bollerslev 1998) of the close, per bar.
@@ -118,7 +113,7 @@ def realised_volatility(bar, parameters, memory, out):  # type: ignore[no-untype
     defaults={"window": 20},
     columns=columns_named("parkinson"),
     memory=lambda p: SUM_CELLS + int(p["window"]),
-    lookback=lambda p: int(p["window"]),
+    lookback=Windowed(lambda p: int(p["window"])),
 )
 def parkinson(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
     """Parkinson's volatility (Parkinson 1980) from the range inside each bar; gaps between bars are not in it.
@@ -136,7 +131,7 @@ def parkinson(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
     defaults={"window": 20},
     columns=columns_named("garman_klass"),
     memory=lambda p: SUM_CELLS + int(p["window"]),
-    lookback=lambda p: int(p["window"]),
+    lookback=Windowed(lambda p: int(p["window"])),
 )
 def garman_klass(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
     """Garman and Klass's volatility (1980, their practical estimator) from range and body of each bar, without gaps.

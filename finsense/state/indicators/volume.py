@@ -5,7 +5,7 @@ import math
 from finsense.market.timeline import CLOSE, HIGH, LOW, VOLUME
 from finsense.state.indicators.columns import columns_named
 from finsense.state.registry import indicator
-from finsense.state.windows import SUM_CELLS, slide_mean, slide_sum
+from finsense.state.windows import SUM_CELLS, Windowed, slide_mean, slide_sum
 
 # Averages of whole shares that have faded below this came from a market that has long been silent.
 _NO_VOLUME = 1e-9
@@ -14,8 +14,8 @@ _NO_VOLUME = 1e-9
 @indicator(
     defaults={"window": 20},
     columns=lambda p: (f"volume_ratio_{int(p['window'])}",),
-    memory=lambda p: 2 + int(p["window"]),
-    lookback=lambda p: int(p["window"]),
+    memory=lambda p: SUM_CELLS + int(p["window"]),
+    lookback=Windowed(lambda p: int(p["window"])),
 )
 def volume_ratio(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
     """Volume against its mean over the window, as a log ratio.
@@ -23,21 +23,16 @@ def volume_ratio(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
     Formula: ln((1 + volume) / (1 + mean of the last `window` volumes, this bar included)). Unit: log ratio; 0 when
     every volume is equal, also when all are zero (indices). Volumes are whole shares, so the running sum is exact.
     """
-    window = int(parameters[0])
-    # memory: bars seen, sum of the ring, then the ring
-    seen = int(memory[0])
-    slot = 2 + seen % window
-    memory[1] += bar[VOLUME] - memory[slot]
-    memory[slot] = bar[VOLUME]
-    memory[0] = seen + 1.0
-    out[0] = math.log((1.0 + bar[VOLUME]) / (1.0 + memory[1] / min(seen + 1, window)))
+    # memory: the window of volumes
+    mean = slide_mean(memory, 0, int(parameters[0]), bar[VOLUME])
+    out[0] = math.log((1.0 + bar[VOLUME]) / (1.0 + mean))
 
 
 @indicator(
     defaults={"window": 20},
     columns=columns_named("obv"),
     memory=lambda p: 1 + 2 * (SUM_CELLS + int(p["window"])),
-    lookback=lambda p: int(p["window"]) + 1,
+    lookback=Windowed(lambda p: int(p["window"]) + 1),
 )
 def obv(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
     """On-balance volume (Granville 1963) as a rate: its change over the window against the volume of the window.
@@ -47,9 +42,9 @@ def obv(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
     """
     window = int(parameters[0])
     close, volume = bar[CLOSE], bar[VOLUME]
-    signed = 0.0
-    if memory[0] > 0.0 and close != memory[0]:
-        signed = volume if close > memory[0] else -volume
+    rises = 1.0 if close > memory[0] else 0.0
+    falls = 1.0 if close < memory[0] else 0.0
+    signed = volume * (rises - falls) if memory[0] > 0.0 else 0.0
     # memory: previous close, the window of signed volume, the window of volume
     memory[0] = close
     balance = slide_sum(memory, 1, window, signed)
@@ -61,7 +56,7 @@ def obv(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
     defaults={"window": 20},
     columns=columns_named("vpt"),
     memory=lambda p: 1 + 2 * (SUM_CELLS + int(p["window"])),
-    lookback=lambda p: int(p["window"]) + 1,
+    lookback=Windowed(lambda p: int(p["window"]) + 1),
 )
 def vpt(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
     """Volume-price trend (TA-Lib PVT) as a rate: its change over the window against the volume of the window.
@@ -83,7 +78,7 @@ def vpt(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
     defaults={"window": 20},
     columns=columns_named("nvi"),
     memory=lambda p: 2 + SUM_CELLS + int(p["window"]),
-    lookback=lambda p: int(p["window"]) + 1,
+    lookback=Windowed(lambda p: int(p["window"]) + 1),
 )
 def nvi(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
     """Negative volume index (Dysart 1930s, Fosback 1976) as a rate: its log change over the window.
@@ -119,8 +114,9 @@ def fi(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
         memory[2] = force
         memory[3] = volume
     elif memory[0] == 2.0:
-        memory[2] += (force - memory[2]) * 2.0 / (parameters[0] + 1.0)
-        memory[3] += (volume - memory[3]) * 2.0 / (parameters[0] + 1.0)
+        factor = 2.0 / (parameters[0] + 1.0)
+        memory[2] += (force - memory[2]) * factor
+        memory[3] += (volume - memory[3]) * factor
     memory[0] = min(memory[0] + 1.0, 2.0)
     memory[1] = close
     out[0] = memory[2] / (memory[3] * close) if memory[3] > _NO_VOLUME else 0.0
@@ -130,7 +126,7 @@ def fi(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
     defaults={"window": 14},
     columns=columns_named("em"),
     memory=lambda p: 1 + 2 * (SUM_CELLS + int(p["window"])),
-    lookback=lambda p: int(p["window"]) + 1,
+    lookback=Windowed(lambda p: int(p["window"]) + 1),
 )
 def em(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
     """Ease of movement (Arms 1970s), smoothed: how far the middle of the bar moves for the volume it takes.
