@@ -69,7 +69,7 @@ AT_REST: dict[str, tuple[float, ...] | None] = {
     **dict.fromkeys(("session_left", "session_minute", "bars_to_close"), None),  # the clock, not the market
     **dict.fromkeys(("weekday", "holiday", "month_end", "expiry"), None),  # the calendar
     "price_band": (1.0, 1.0),  # both limits are a whole band away
-    **dict.fromkeys(("round_number", "level_distance"), None),  # a place on the scale of prices, also of a price at rest
+    **dict.fromkeys(("round_number", "level_distance"), None),  # a place on the scale of prices
     "aroon": (1.0, 1.0),  # every bar ties with the newest
 }
 
