@@ -29,7 +29,7 @@ REAL_MARKETS = {
 # Name -> interval, first day.
 SIMULATED_MARKETS = {"simulated 1d": ("1d", dt.date(2014, 1, 1)), "simulated 5m": ("5m", dt.date(2023, 10, 3))}
 MARKETS = (*REAL_MARKETS, *SIMULATED_MARKETS)
-_SIMULATED_LAST = dt.date(2023, 12, 29)
+SIMULATED_LAST = dt.date(2023, 12, 29)
 
 
 def market_rows(request: pytest.FixtureRequest, market: str) -> Floats:
@@ -45,7 +45,7 @@ def _market_rows(market: str, folder: Any) -> Floats:
         return rows_of(load_bars(folder / path, symbol, interval))
     interval, first = SIMULATED_MARKETS[market]
     drawn = SimulatedMarket.model_validate(
-        {"model": "random_walk", "interval": interval, "first": first, "last": _SIMULATED_LAST, "seed": 7}
+        {"model": "random_walk", "interval": interval, "first": first, "last": SIMULATED_LAST, "seed": 7}
     )
     return rows_of(drawn.load()["SIM"])
 

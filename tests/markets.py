@@ -179,6 +179,12 @@ def _lock(prices: NDArray[np.float64], time_ns: NDArray[np.int64], rng: np.rando
             prices[:, first:stop] = np.round(prices[3, start - 1] * (1 + side * stock.price_band), 2)
 
 
+def changed_after(bars: Bars, last: int, seed: int) -> Bars:
+    """The same bars of `rough_bars` up to and with `last`, and another market after it."""
+    other = rough_bars(seed, bars.first_date, bars.last_date, bars.interval, price=40.0, volume=500)
+    return spliced(bars.take(0, last + 1), other.take(last + 1, len(other))) if last + 1 < len(bars) else bars
+
+
 def rules(product: str = "intraday", actions: Any = None, **changes: Any) -> AccountRules:
     """Rules of 50,000 rupees and orders of ten shares, changed as told."""
     size = {"scheme": "orders", "size": {"kind": "shares", "shares": 10}}

@@ -137,7 +137,7 @@ def test_bars_without_what_a_feature_reads_are_refused() -> None:
     try:
         bars, spec = full_bars(), spec_of("spread_probe", warmup=10)
         assert np.isin(build_states(timeline(bars, SIM, None), spec).rows, bars.extra["spread"].astype("f4")).all()
-        message = "spread_probe read spread, which these bars do not have"
+        message = "`spread_probe` read spread, which these bars do not have; make the bars of ticks that carry"
         with pytest.raises(MissingFieldsError, match=f"SIM: {message}"):
             build_states(timeline(replace(bars, extra={}), SIM, None), spec)
         live, clock = StateBuilder(spec), Clock(SIM, "15m", None)

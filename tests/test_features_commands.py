@@ -118,9 +118,9 @@ def test_build_refuses_what_it_cannot_do() -> None:
     assert _run("build", "ppo.yaml", "--set", "state.warmup=90000").exit_code == 4
     assert _run("build", "missing.yaml").exit_code == 2
     assert _run("build", "ppo.yaml", "--set", "state.warmup=many").exit_code == 3
-    kept = Path("kept.csv")
-    kept.mkdir()
-    assert _run("build", "ppo.yaml", "--out", "nowhere/states.csv").exit_code == 1
+    nowhere = _run("build", "ppo.yaml", "--out", "nowhere/states.csv")
+    assert nowhere.exit_code == 2
+    assert "there is no folder nowhere; make it first" in nowhere.output
     assert not list(Path().glob(".new-*"))
 
 
@@ -270,6 +270,7 @@ def test_verify_takes_the_state_and_the_bars_from_where_it_is_told() -> None:
         (["--data", "bars.parquet", "--symbol", "SIM", "--set", "state.warmup=3"], 2, "--set changes a CONFIG"),
         (["ppo.yaml", "--interval", "5m"], 2, "--interval and --timezone belong to --data"),
         (_on_bars("rsy"), 2, "did you mean `rsi`"),
+        (_on_bars(""), 2, "features must name at least one"),
         (_on_bars("core", warmup=3), 2, "warmup must be at least"),
         (_on_bars("core", warmup=5000), 4, "the warm-up needs 5000 bars"),
     ):

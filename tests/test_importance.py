@@ -211,6 +211,14 @@ def test_too_little_to_judge_is_refused() -> None:
         _judged(_market(1, count=100))
 
 
+def test_a_horizon_that_no_return_reaches_is_said_to_be_too_long() -> None:
+    bars, spec = rough_bars(1), small_spec()
+    matrix = build_states(timeline(bars, instrument("SIM"), None), spec)
+    samples = forward_samples(bars, matrix, 100, within_session=True)
+    with pytest.raises(ImportanceError, match=r"found none: the horizon reaches beyond .*choose a shorter horizon"):
+        importance([samples], spec.columns)
+
+
 def test_permuting_a_column_is_what_it_says() -> None:
     """The loss by sums equals predicting anew with the column permuted."""
     spans, forward = purged_spans(_market(8, straight=0.3), 3)

@@ -165,4 +165,5 @@ def test_the_laws_hold_on_special_sessions(bars: Bars, data: st.DataObject) -> N
     """Live, batch, restart and less history: the same bytes, also of the rows of the warm-up that `history` shows."""
     history = data.draw(st.integers(1, 4))
     warmup = data.draw(st.integers(history + 1, 12))
-    assert_one_state(bars, spec_of(*NAMES, warmup=warmup, history=history), data.draw(st.integers(0, len(bars) - 1)))
+    spec = spec_of(*NAMES, warmup=warmup, history=history)
+    assert_one_state(bars, spec, data.draw(st.integers(0, len(bars) - 1)), data.draw(st.floats(0, 1)))

@@ -134,13 +134,17 @@ OTHER_PARAMETERS: dict[str, dict[str, float]] = {
 }
 
 
+def compared(name: str, m: Market, p: Parameters) -> tuple[list[Pair], int]:
+    """An indicator's pairs, and the first bar at which the starts of TA-Lib's averages have faded."""
+    oracle, fading = TALIB[name]
+    return oracle(m, p), int(p[fading[0]]) * fading[1] if fading else 0
+
+
 @pytest.mark.parametrize("other", [False, True], ids=["default", "other"])
 @pytest.mark.parametrize("name", TALIB)
 def test_agrees_with_talib(name: str, other: bool, market: Market) -> None:
-    oracle, fading = TALIB[name]
     parameters = feature_of(name, **(OTHER_PARAMETERS.get(name, {"window": 7}) if other else {})).parameters
-    since = int(parameters[fading[0]]) * fading[1] if fading else 0
-    assert_agree(oracle(market, parameters), since)
+    assert_agree(*compared(name, market, parameters))
 
 
 def each(cls: Any, names: str) -> Callable[..., list[Any]]:

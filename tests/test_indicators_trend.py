@@ -148,12 +148,17 @@ OTHER_PARAMETERS: dict[str, dict[str, float]] = {
 }
 
 
+def compared(name: str, m: Market, p: Parameters) -> tuple[list[Pair], int]:
+    """An indicator's pairs, and the first bar at which the starts of TA-Lib's averages have faded."""
+    oracle, fading = TALIB[name]
+    return oracle(m, p), FADED_WINDOWS * int(sum(p[key] for key in fading))
+
+
 @pytest.mark.parametrize("other", [False, True], ids=["default", "other"])
 @pytest.mark.parametrize("name", TALIB)
 def test_agrees_with_talib(name: str, other: bool, market: Market) -> None:
-    oracle, fading = TALIB[name]
     parameters = feature_of(name, **(OTHER_PARAMETERS.get(name, {"window": 7}) if other else {})).parameters
-    assert_agree(oracle(market, parameters), FADED_WINDOWS * int(sum(parameters[key] for key in fading)))
+    assert_agree(*compared(name, market, parameters))
 
 
 TA: dict[str, tuple[int, Callable[[pd.DataFrame], list[Any]], Callable[[Market, Floats], Floats]]] = {

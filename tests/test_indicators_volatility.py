@@ -132,13 +132,17 @@ OTHER_PARAMETERS: dict[str, dict[str, float]] = {
 }
 
 
+def compared(name: str, m: Market, p: Parameters) -> tuple[list[Pair], int]:
+    """An indicator's pairs, and the first bar at which the starts of TA-Lib's averages have faded."""
+    oracle, fading = TALIB[name]
+    return oracle(m, p), max((factor * int(p[key]) for key, factor in fading.items()), default=0)
+
+
 @pytest.mark.parametrize("other", [False, True], ids=["default", "other"])
 @pytest.mark.parametrize("name", TALIB)
 def test_agrees_with_talib(name: str, other: bool, market: Market) -> None:
-    oracle, fading = TALIB[name]
     parameters = feature_of(name, **(OTHER_PARAMETERS.get(name, {"window": 7}) if other else {})).parameters
-    since = max((factor * int(parameters[key]) for key, factor in fading.items()), default=0)
-    assert_agree(oracle(market, parameters), since)
+    assert_agree(*compared(name, market, parameters))
 
 
 def test_the_age_of_a_drawdown_is_that_of_the_latest_peak(market: Market) -> None:

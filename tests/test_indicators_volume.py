@@ -108,12 +108,17 @@ TALIB: dict[str, tuple[Oracle, int]] = {
 }
 
 
+def compared(name: str, m: Market, p: Parameters) -> tuple[list[Pair], int]:
+    """An indicator's pairs, and the first bar at which the starts of TA-Lib's averages have faded."""
+    oracle, windows = TALIB[name]
+    return oracle(m, p), windows * int(p["window"])
+
+
 @pytest.mark.parametrize("other", [False, True], ids=["default", "other"])
 @pytest.mark.parametrize("name", TALIB)
 def test_agrees_with_talib(name: str, other: bool, market: Market) -> None:
-    oracle, windows = TALIB[name]
     parameters = feature_of(name, **({"window": 7} if other else {})).parameters
-    assert_agree(oracle(market, parameters), windows * int(parameters["window"]))
+    assert_agree(*compared(name, market, parameters))
 
 
 def sessions_of(m: Market) -> list[Market]:
@@ -122,21 +127,24 @@ def sessions_of(m: Market) -> list[Market]:
     return [market_of(rows) for rows in np.split(m.rows, ends) if len(rows)]
 
 
-def test_session_lines_agree_with_talib_started_at_every_session(market: Market) -> None:
+def session_adi(m: Market, p: Parameters) -> list[Pair]:
+    lines = [talib.AD(s.high, s.low, s.close, s.volume) / np.cumsum(s.volume) for s in sessions_of(m)]
+    return [Pair("adi", fold(m.rows, "adi", **p)[:, 0], np.concatenate(lines), 1.0)]
+
+
+def session_vwap(m: Market, p: Parameters) -> list[Pair]:
+    averages = [talib.VWAP(s.high, s.low, s.close, s.volume) for s in sessions_of(m)]
+    return [Pair("session_vwap", m.price(fold(m.rows, "session_vwap", **p)[:, 0]), np.concatenate(averages))]
+
+
+SESSION_TALIB: dict[str, Oracle] = {"adi": session_adi, "session_vwap": session_vwap}
+
+
+@pytest.mark.parametrize("name", SESSION_TALIB)
+def test_session_lines_agree_with_talib_started_at_every_session(name: str, market: Market) -> None:
     """TA-Lib's VWAP and A/D have no end; begun anew at each session they are ours."""
-    accumulated, average = [], []
-    sessions = sessions_of(market)
-    assert len(sessions) > 50
-    for m in sessions:
-        bars = (m.high, m.low, m.close, m.volume)
-        accumulated.append(talib.AD(*bars) / np.cumsum(m.volume))
-        average.append(talib.VWAP(*bars))
-    found = market.price(fold(market.rows, "session_vwap")[:, 0])
-    pairs = [
-        Pair("adi", fold(market.rows, "adi")[:, 0], np.concatenate(accumulated), 1.0),
-        Pair("session_vwap", found, np.concatenate(average)),
-    ]
-    assert_agree(pairs, 0)
+    assert len(sessions_of(market)) > 50
+    assert_agree(SESSION_TALIB[name](market, {}), 0)
 
 
 # Name -> what `ta` gives; our column in its scale, from the bars, the window and the window's volume; the size of one.

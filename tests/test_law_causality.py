@@ -13,6 +13,7 @@ from markets import (
     SPLIT,
     Walk,
     bars_of,
+    changed_after,
     make_env,
     random_legal,
     replay,
@@ -28,7 +29,6 @@ from markets import (
 )
 
 from finsense.account.rules import AccountRules
-from finsense.market.bars import Bars
 from finsense.market.instruments import instrument
 from finsense.market.timeline import timeline
 from finsense.state.builder import build_states
@@ -36,12 +36,6 @@ from finsense.state.spec import StateSpec
 
 SEEDS = st.integers(0, 2**32 - 1)
 SPANS = st.sampled_from([SPLIT, MUHURAT])
-
-
-def changed_after(bars: Bars, last: int, seed: int) -> Bars:
-    """The same bars up to and with `last`, and another market after it."""
-    other = rough_bars(seed, bars.first_date, bars.last_date, bars.interval, price=40.0, volume=500)
-    return spliced(bars.take(0, last + 1), other.take(last + 1, len(other))) if last + 1 < len(bars) else bars
 
 
 def upto(walk: Walk, bars: int) -> Walk:

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from markets import MUHURAT, SPLIT, bars_of, rough_bars, session_times, spec_of
+from markets import MUHURAT, SPLIT, bars_of, changed_after, rough_bars, session_times, spec_of
 from numpy.typing import NDArray
 
 from finsense.market.bars import Bars
@@ -76,18 +76,29 @@ def batched(bars: Bars, spec: StateSpec) -> list[bytes | None]:
     return [matrix.window(row).tobytes() if matrix.row_of_bar[row] >= 0 else None for row in range(len(bars))]
 
 
-def assert_one_state(bars: Bars, spec: StateSpec, cut: int) -> None:
-    """Streamed, batched, restarted at bar `cut`, and with history dropped: the same bytes."""
+def assert_one_state(bars: Bars, spec: StateSpec, cut: int, earlier: float) -> None:
+    """Streamed, batched, restarted at bar `cut`, begun earlier, with other bars after `cut`: the same bytes.
+
+    Args:
+        bars: of `rough_bars`.
+        spec: the state.
+        cut: a bar.
+        earlier: how far before the warm-up of the cut's session a history begins, as a share of what lies there.
+    """
     whole = batched(bars, spec)
     assert whole[-1] is not None
     assert streamed(bars, spec) == whole
     offsets = bars.session_offsets[:-1]
     warm = offsets[offsets >= spec.warmup]
     opening = int(warm[warm <= cut][-1]) if (warm <= cut).any() else int(warm[0])
-    short = bars.take(opening - spec.warmup, len(bars))
+    least = opening - spec.warmup
+    short = bars.take(least, len(bars))
     # A process that dies inside a session and comes back knows the warm-up and the session so far, and nothing else.
     assert streamed(short, spec)[spec.warmup :] == whole[opening:]
     assert batched(short, spec)[spec.warmup :] == whole[opening:]
+    begin = round((1.0 - earlier) * least)
+    assert batched(bars.take(begin, len(bars)), spec)[opening - begin :] == whole[opening:]
+    assert batched(changed_after(bars, cut, cut), spec)[: cut + 1] == whole[: cut + 1]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -99,18 +110,47 @@ def test_every_indicator_is_one_function_however_it_is_driven(name: str, data: s
     spec = spec_of(chosen, warmup=least + data.draw(st.integers(0, 15)), history=history)
     span = data.draw(st.sampled_from([SPLIT, MUHURAT]))
     bars = rough_bars(data.draw(st.integers(0, 2**32 - 1)), *span)
-    assert_one_state(bars, spec, data.draw(st.integers(0, len(bars) - 1)))
+    assert_one_state(bars, spec, data.draw(st.integers(0, len(bars) - 1)), data.draw(st.floats(0, 1)))
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-@pytest.mark.parametrize(("interval", "history"), [("5m", 1), ("5m", 5), ("1d", 1), ("1d", 5)])
-def test_every_preset_is_one_function_however_it_is_driven(preset: str, interval: str, history: int) -> None:
+@pytest.mark.parametrize("interval", ["5m", "1d"])
+@settings(max_examples=5, deadline=None)
+@given(data=st.data())
+def test_every_preset_is_one_function_however_it_is_driven(preset: str, interval: str, data: st.DataObject) -> None:
+    history = data.draw(st.integers(1, 6))
     least = max(feature.lookback for feature in spec_of(preset, warmup=1000).features) + history - 1
-    spec = spec_of(preset, warmup=least, history=history)
-    first = dt.date(2023, 1, 2) if interval == "1d" else dt.date(2023, 11, 7)
-    bars = rough_bars(11, first, MUHURAT[1], interval)
-    for cut in (0, len(bars) // 2, len(bars) - 1):
-        assert_one_state(bars, spec, cut)
+    spec = spec_of(preset, warmup=least + data.draw(st.integers(0, 40)), history=history)
+    first = dt.date(2023, 4, 3) if interval == "1d" else dt.date(2023, 11, 7)
+    bars = rough_bars(data.draw(st.integers(0, 2**32 - 1)), first, MUHURAT[1], interval)
+    assert_one_state(bars, spec, data.draw(st.integers(0, len(bars) - 1)), data.draw(st.floats(0, 1)))
+
+
+SYMBOLS = 50
+
+
+@pytest.mark.parametrize("name", ["every indicator", *PRESETS])
+@settings(max_examples=2, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), history=st.integers(1, 3))
+def test_fifty_symbols_bar_by_bar_in_any_order_are_fifty_symbols_alone(name: str, seed: int, history: int) -> None:
+    """Their bars come interleaved, those of one moment in another order each time."""
+    rng = np.random.default_rng(seed)
+    names = INDICATORS if name == "every indicator" else [name]
+    spec = spec_of(*names, warmup=80, history=history)
+    span = dt.date(2024, 2, 26), SPLIT[1]
+    markets = [rough_bars(seed + place, *span, price=float(rng.uniform(5, 5000))) for place in range(SYMBOLS)]
+    clocks = [Clock(SIM, "15m", ChargeRules()) for _ in markets]
+    builders = [StateBuilder(spec) for _ in markets]
+    # Symbols that are listed late begin later, in the middle of a session too.
+    begins = rng.integers(0, len(markets[0]) - 25 - spec.warmup, SYMBOLS)
+    expected = [batched(bars.take(int(begin), len(bars)), spec) for bars, begin in zip(markets, begins, strict=True)]
+    for moment, bars_now in enumerate(zip(*markets, strict=True)):
+        for place in rng.permutation(np.flatnonzero(begins <= moment)).tolist():
+            opens = clocks[place].advance(bars_now[place])
+            ready = builders[place].update(clocks[place].row, opens)
+            found = builders[place].market_state.tobytes() if ready else None
+            assert found == expected[place][moment - begins[place]]
+    assert all(states[-1] is not None for states in expected)
 
 
 def test_all_indicators_side_by_side_do_not_disturb_each_other() -> None:
@@ -122,7 +162,7 @@ def test_all_indicators_side_by_side_do_not_disturb_each_other() -> None:
         columns = [together.columns.index(column) for column in alone.columns]
         expected = build_states(timeline(bars, SIM, ChargeRules()), alone).rows
         assert matrix.rows[:, columns].tobytes() == np.ascontiguousarray(expected).tobytes()
-    assert_one_state(bars, together, len(bars) - 30)
+    assert_one_state(bars, together, len(bars) - 30, 0.5)
 
 
 def test_classic29_has_29_columns() -> None:

@@ -152,6 +152,11 @@ def takes_three(bar, memory, out):  # type: ignore[no-untyped-def]
     out[0] = 1.0
 
 
+def prints(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
+    print(bar[CLOSE])  # noqa: T201
+    out[0] = 1.0
+
+
 def sound(bar, parameters, memory, out):  # type: ignore[no-untyped-def]
     memory[0] += (math.log(bar[CLOSE]) - memory[0]) / parameters[0]
     out[0] = math.log(bar[CLOSE]) - memory[0]
@@ -166,6 +171,7 @@ PLANTED: list[tuple[Indicator, str, str]] = [
     (planted(leaves_a_column), "cells", "it leaves out[0], column `planted`, unwritten"),
     (planted(sound, "one", "two"), "cells", "it leaves out[1], column `two`, unwritten"),
     (planted(reads_the_index), "cells", 'add needs=("index_close",) to its decorator'),
+    (planted(prints), "cells", "it prints, which compiled code here cannot"),
     (planted(divides_by_volume), "defined", "it raises ZeroDivisionError: float division by zero (test_laws.py, line "),
     (planted(logs_volume), "defined", "its value is -inf; the bar has open 300"),
     (planted(overflows_float32), "defined", "too large for float32"),

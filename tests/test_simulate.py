@@ -398,3 +398,34 @@ class TestSettings:
     def test_prices_out_of_range_are_refused(self) -> None:
         with pytest.raises(SimulationError, match=r"prices of SIM leave .* lower the volatility"):
             market("random_walk", volatility=0.5).load()
+
+
+class TestVix:
+    def test_it_tells_the_regime_in_annual_percent(self) -> None:
+        regimes = [
+            {"drift": 0, "volatility": 0.001, "persistence": 0.9},
+            {"drift": 0, "volatility": 0.003, "persistence": 0.9},
+        ]
+        bars, regime = plain("regime_switching", vix=True, regimes=regimes).simulate_with_signal()
+        # 75 bars of 5 minutes in each of 248 sessions.
+        expected = 100 * np.where(regime == 0, 0.001, 0.003) * math.sqrt(75 * 248)
+        np.testing.assert_allclose(bars.extra["vix_close"], expected, rtol=1e-12)
+
+    @pytest.mark.parametrize(("model", "volatility"), [("random_walk", 0.0015), ("mean_reversion", 0.003)])
+    def test_it_is_the_volatility_of_the_clusters_without_the_sessions_u(self, model: str, volatility: float) -> None:
+        calm = only(market(model, vix=True, clustering_reaction=0, clustering_memory=0))
+        np.testing.assert_allclose(calm.extra["vix_close"], 100 * volatility * math.sqrt(75 * 248), rtol=1e-12)
+        bars = only(market(model, vix=True))
+        level = bars.extra["vix_close"] / (100 * math.sqrt(75 * 248))
+        assert math.sqrt(np.mean(level**2)) == pytest.approx(volatility, rel=0.02)
+        # A large move is followed by a higher one.
+        after = level[1:][np.abs(log_returns(bars)) > 2 * volatility]
+        assert after.mean() > 1.02 * level.mean()
+
+    def test_it_leaves_the_bars_as_they_are(self) -> None:
+        without, with_it = only(market("random_walk")), only(market("random_walk", vix=True))
+        assert dict(without.extra) == {}
+        for name in ("open", "high", "low", "close", "volume"):
+            np.testing.assert_array_equal(getattr(without, name), getattr(with_it, name))
+        daily = only(market("random_walk", vix=True, interval="1d", clustering_reaction=0, clustering_memory=0))
+        np.testing.assert_allclose(daily.extra["vix_close"], 100 * 0.0015 * math.sqrt(248), rtol=1e-12)

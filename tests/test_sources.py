@@ -221,6 +221,22 @@ def test_rows_outside_the_session_are_refused_or_dropped_on_request() -> None:
         bars_from_frame(saturday, interval="5m", drop_outside_session=True)
 
 
+def test_rows_before_the_calendar_begins_are_refused_or_dropped_on_request() -> None:
+    """Vendors give an index from its base date on; NIFTY's is 1995."""
+    dates = pd.to_datetime(["1999-12-30", "1999-12-31", "2000-01-03", "2000-01-04"])
+    frame = pd.DataFrame({"date": dates, **dict.fromkeys(("open", "high", "low", "close"), 1480.0)})
+    reading: dict[str, Any] = {"symbol": "NIFTY 50", "interval": "1d"}
+    with pytest.raises(BarsError, match=r"found 1999-12-30.*drop_outside_session: true leaves out what lies before"):
+        bars_from_frame(frame, **reading)
+    with capture_logs() as logs:
+        kept = bars_from_frame(frame, **reading, drop_outside_session=True)
+    assert (len(kept), kept.first_date) == (2, dt.date(2000, 1, 3))
+    assert (logs[0]["event"], logs[0]["rows"]) == ("rows before the calendar begins dropped", 2)
+    assert any("no volume column" in log["event"] for log in logs)
+    with pytest.raises(BarsError, match="all 2 rows lie before 2000-01-01, where the calendar begins"):
+        bars_from_frame(frame[:2], **reading, drop_outside_session=True)
+
+
 def test_the_volume_is_zero_without_a_column_and_refused_when_empty() -> None:
     frame = clean("5m").astype({"volume": "Int64"})
     assert not bars_from_frame(frame.drop(columns="volume")).volume.any()

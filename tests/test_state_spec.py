@@ -76,7 +76,9 @@ def test_whatever_changes_the_state_changes_the_hash() -> None:
     [
         (["rsy"], "unknown indicator or preset `rsy`; did you mean `rsi`?"),
         (["clasic29"], "did you mean `classic29`?"),
-        (["zebra"], "unknown indicator or preset `zebra` known: "),
+        (["RSI"], "unknown indicator or preset `RSI`; did you mean `rsi` or `tsi`?"),
+        (["zebra"], "unknown indicator or preset `zebra`; `finsense features list` has them all"),
+        (["mine.py"], "`mine.py` names a file; name the indicator in it too: `mine.py:function`"),
         ([{"rsi": {"windw": 3}}], "unknown parameter `windw` of `rsi`; did you mean `window`? known: window"),
         ([{"session_left": {"window": 3}}], "unknown parameter `window` of `session_left` known: none"),
         ([{"rsi": {"window": 2.5}}], "`window` of `rsi` counts bars and must be whole, found 2.5"),
@@ -88,10 +90,14 @@ def test_whatever_changes_the_state_changes_the_hash() -> None:
         ([{"rsi": {"window": "3"}}], "found '3'"),
         ([{"rsi": [3]}], "a feature is a name or"),
         ([3], "a feature is a name or"),
-        ([{"rsi": {}, "atr": {}}], "a feature is a name or"),
+        (
+            [{"rsi": None, "window": 7}],
+            "found {'rsi': None, 'window': 7}; its parameters stand indented below its name",
+        ),
         ("rsi", "features is a list of presets and indicators, found 'rsi'"),
-        ([], "at least 1 item"),
-        (["classic29", "rsi"], "the same column stands twice: rsi_14"),
+        ([], "features must name at least one preset or indicator, found an empty list"),
+        (["classic29", "rsi"], "the same column stands twice: rsi_14; among the features `rsi` stands more than once"),
+        (["core", "full"], "the same column stands twice: price_change_0, price_change_1, price_change_2 and "),
         (["rsi", "rsi"], "the same column stands twice: rsi_14"),
         # A window of one close has no difference: without this, the kernel would write into its neighbour's memory.
         ([{"price_change": {"window": 1}}], "`price_change` has no column with parameters {'window': 1.0}"),

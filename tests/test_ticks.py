@@ -31,6 +31,7 @@ from finsense.market.bars import BarsError
 from finsense.market.calendar import CalendarError, UnknownDerivativesError, nse_calendar
 from finsense.market.extra_fields import FLOW_FIELDS, REFERENCE_FIELDS
 from finsense.market.order_book import Depth, Level, view_book
+from finsense.market.sources.files import load_bars
 from finsense.market.sources.ticks import ticks_from_frame
 from finsense.market.ticks import GRACE_NS, Tick, TickAggregator, bars_from_ticks
 
@@ -192,6 +193,18 @@ def test_the_last_bar_of_a_window_ends_with_it() -> None:
     last = aggregator.advance(at("15:30") + GRACE_NS)
     assert last is not None
     assert starts([last]) == ["15:15"]
+
+
+def test_bars_of_ticks_go_into_a_file_as_the_page_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    blocks = (Path(__file__).resolve().parents[1] / "docs" / "ticks.md").read_text().split("```python\n")
+    (shown,) = (block.partition("```")[0] for block in blocks if "to_parquet" in block)
+    clocks = ("09:15", "09:17", "09:21", "09:26", "15:29")
+    ticks = [tick(clock, 100.0 + place, 10 * place, book(99.0, 1, 110.0, 2)) for place, clock in enumerate(clocks)]
+    bars, _ = bars_from_ticks(ticks, "SIM", "5m")
+    assert set(bars.extra) == set(FLOW_FIELDS)
+    exec(shown, {"bars": bars})
+    assert load_bars("bars.parquet", "SIM", "5m", derivatives=bars.derivatives).data_hash == bars.data_hash
 
 
 def test_wrong_arguments_are_refused() -> None:

@@ -1,10 +1,12 @@
 """`finsense features`: which indicators there are and what each is; registers the commands that work on data."""
 
 import inspect
-from difflib import get_close_matches
+from functools import cache
+from importlib import resources
 from typing import Annotated, Any
 
 import typer
+import yaml
 from rich.console import Console
 from rich.table import Table
 
@@ -16,7 +18,7 @@ from finsense.cli.options import AsJson, print_json
 from finsense.state.extension import ExtensionError, find_indicator, is_reference
 from finsense.state.presets import PRESETS
 from finsense.state.registry import INDICATORS, Indicator
-from finsense.state.spec import StateSpec
+from finsense.state.spec import StateSpec, unknown_name
 
 features_app = typer.Typer(
     name="features",
@@ -74,9 +76,11 @@ def show(
         print_json(described)
         return
     parameters = ", ".join(f"{key}: {value:g}" for key, value in described["parameters"].items())
-    typer.echo(f"{described['name']} ({described['family']})\n\n{described['text']}\n")
+    typer.echo(f"{described['name']} ({described['family']})\n\n{described['text'] or '(no docstring)'}\n")
     typer.echo(f"in YAML:  - {name}: {{{parameters}}}" if parameters else f"in YAML:  - {name}")
     typer.echo(f"columns:  {', '.join(described['columns'])}\nlookback: {described['lookback']} bars")
+    if described["talib"]:
+        typer.echo(f"TA-Lib:   {_talib_text(described['talib'])}")
     if described["needs"]:
         typer.echo(f"needs:    {', '.join(described['needs'])}")
 
@@ -86,9 +90,7 @@ def _found(name: str) -> Indicator:
     if name in INDICATORS:
         return INDICATORS[name]
     if not is_reference(name):
-        near = get_close_matches(name, [*INDICATORS, *PRESETS], n=1)
-        hint = f"did you mean `{near[0]}`? " if near else ""
-        refuse("features", f"unknown indicator or preset `{name}`; {hint}see `finsense features list`", USAGE)
+        refuse("features", unknown_name(name), USAGE)
     try:
         return find_indicator(name)[1]
     except ExtensionError as error:
@@ -102,12 +104,19 @@ def preset_columns(name: str) -> list[str]:
 
 def markdown() -> str:
     """The page docs/features.md, made of the kernels' docstrings."""
+    version, bars = _talib()["talib"], _talib()["bars"]
     lines = [
         "# Indicators",
         "",
         "Made of the kernels' docstrings by `finsense features list --markdown`. Every column is scale-free and",
         "defined on every market. The laws that all of them keep are in `tests/test_law_kernels.py` and",
-        "`tests/test_law_indicators.py`, the agreement with TA-Lib and `ta` in `tests/test_indicators_*.py`.",
+        "`tests/test_law_indicators.py`, the agreement with TA-Lib and `ta` in `tests/test_indicators_*.py`, and where",
+        "`ta` is wrong in `tests/test_ta_faults.py`.",
+        "",
+        "*lookback*: bars until a value has its full window; averages that fade want more, see [warmup.md](warmup.md).",
+        f"*TA-Lib*: the functions of TA-Lib {version} that give the same, from its first value or once the starts of",
+        f"averages have faded, and the largest relative difference on {bars:,} simulated bars; on real bars the tests",
+        "hold it below 1e-9. Empty: TA-Lib has no such indicator.",
         "",
         "In YAML: `features: [classic29, session_left, {rsi: {window: 7}}]`. Presets: "
         + ", ".join(f"`{name}` ({len(preset_columns(name))} columns)" for name in PRESETS)
@@ -117,17 +126,42 @@ def markdown() -> str:
     for indicator in INDICATORS.values():
         families.setdefault(_family(indicator), []).append(indicator)
     for family, members in sorted(families.items()):
-        lines += ["", f"## {family}", "", "| indicator | parameters | columns | lookback | needs | what it is |"]
-        lines += ["|---|---|---|---:|---|---|"]
+        lines += [
+            "",
+            f"## {family}",
+            "",
+            "| indicator | parameters | columns | lookback | TA-Lib | needs | what it is |",
+        ]
+        lines += ["|---|---|---|---:|---|---|---|"]
         for indicator in members:
             one = _describe(indicator)
             parameters = ", ".join(f"{key} {value:g}" for key, value in one["parameters"].items())
             shown = one["columns"] if len(one["columns"]) <= 5 else [one["columns"][0], "...", one["columns"][-1]]
             columns = ", ".join(f"`{column}`" if column != "..." else column for column in shown)
             needs = ", ".join(f"`{name}`" for name in one["needs"])
+            talib = _talib_text(one["talib"])
             text = " ".join(one["text"].split()).replace("|", "\\|")
-            lines.append(f"| `{one['name']}` | {parameters} | {columns} | {one['lookback']} | {needs} | {text} |")
+            lines.append(
+                f"| `{one['name']}` | {parameters} | {columns} | {one['lookback']} | {talib} | {needs} | {text} |"
+            )
     return "\n".join(lines) + "\n"
+
+
+@cache
+def _talib() -> dict[str, Any]:
+    """What `tests/talib_agreement.py` measured; TA-Lib itself is not needed here."""
+    text = resources.files("finsense.cli").joinpath("talib_agreement.yaml").read_text(encoding="utf-8")
+    measured: dict[str, Any] = yaml.safe_load(text)
+    return measured
+
+
+def _talib_text(measured: dict[str, Any] | None) -> str:
+    """The functions and the difference; below 1e-15 it is the rounding of one operation."""
+    if measured is None:
+        return ""
+    difference = measured["difference"]
+    size = "below 1e-15" if difference < 1e-15 else f"{difference:.0e}"
+    return f"{', '.join(measured['functions'])}: {size}"
 
 
 def _family(indicator: Indicator) -> str:
@@ -145,4 +179,5 @@ def _describe(indicator: Indicator) -> dict[str, Any]:
         "columns": list(indicator.columns(indicator.defaults)),
         "lookback": indicator.lookback(indicator.defaults),
         "needs": list(indicator.needs),
+        "talib": _talib()["indicators"].get(indicator.name) if indicator.name in INDICATORS else None,
     }

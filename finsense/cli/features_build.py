@@ -60,6 +60,8 @@ def build(
     """Build the state matrix of an experiment's data, every symbol; the second time it is read from the cache."""
     if out is not None and not out.name.endswith(_FORMATS):
         refuse("usage", f"--out must end with {', '.join(_FORMATS)}, found {out.name}", USAGE)
+    if out is not None and not out.absolute().parent.is_dir():
+        refuse("usage", f"--out: there is no folder {out.parent}; make it first", USAGE)
     experiment = load_experiment(config, overrides or [])
     built = build_experiment(experiment, state_cache() if use_cache else StateCache(Path(), 0))
     figures = {one.line.bars.symbol: column_figures(one) for one in built} if columns else {}

@@ -137,7 +137,11 @@ def _asked(source: Source) -> tuple[StateSpec, list[Timeline]]:
     """The state and the bars that the options name; contradictions end the command."""
     _refuse_contradictions(source)
     experiment = load_experiment(source.config, source.overrides) if source.config is not None else None
-    spec = experiment.state if experiment is not None else _spec(source.features or "core", source.warmup)
+    spec = (
+        experiment.state
+        if experiment is not None
+        else _spec("core" if source.features is None else source.features, source.warmup)
+    )
     if source.data is None:
         assert experiment is not None
         return spec, timelines_of(experiment)

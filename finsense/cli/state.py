@@ -52,4 +52,3 @@ def market_states(bars: Bars, spec: StateSpec) -> tuple[NDArray[np.int64], NDArr
     matrix = build_states(timeline(bars, stock, charges=None), spec)
     ready = range(matrix.first_bar, len(bars))
     return bars.time_ns[matrix.first_bar :], np.stack([matrix.window(bar) for bar in ready])
-

@@ -93,6 +93,11 @@ def purged_spans(samples: Sequence[Samples], count: int) -> tuple[list[Span], li
         ImportanceError: a span of a symbol has fewer than 100 samples.
     """
     days = np.unique(np.concatenate([one.day for one in samples]))
+    if not len(days):
+        raise ImportanceError(
+            "expected states whose return is known, found none: the horizon reaches beyond the data, or beyond the "
+            "session, in which an intraday account's returns end; choose a shorter horizon"
+        )
     if len(days) < count:
         raise ImportanceError(f"expected at least {count} sessions, one per span, found {len(days)}; give more history")
     parts = np.array_split(days, count)

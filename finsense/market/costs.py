@@ -159,6 +159,18 @@ def charges_bound(schedule, quantity, price_paise):  # type: ignore[no-untyped-d
     return (np.int64(abs(quantity)) * np.int64(price_paise) >> 5) + schedule["dp_paise"] + len(LINES)
 
 
+def scaled_schedules(rates: NDArray[Any], scale: float) -> NDArray[Any]:
+    """Schedules, (periods,) of dtype SCHEDULE, with every rate and amount times a scale, rounded to its unit.
+
+    GST keeps its rate, for its base is scaled already.
+    """
+    scaled = rates.copy()
+    for field in SCHEDULE.names or ():
+        if field != "gst_nano":
+            scaled[field] = np.floor(scaled[field] * scale + 0.5).astype(np.int64)
+    return scaled
+
+
 class ChargeRules(BaseModel):
     """Which schedule prices a trade, and how hard.
 
@@ -182,18 +194,13 @@ class ChargeRules(BaseModel):
         return schedule_index(trade_date if self.as_of is None else self.as_of)
 
     def schedules(self) -> NDArray[Any]:
-        """The dated rates with the scale inside, so that no kernel has to know of it.
-
-        Every rate and amount is multiplied and rounded to its unit; GST keeps its rate, for its base is scaled already.
+        """The dated rates with the scale inside (`scaled_schedules`), so that no kernel has to know of it.
 
         Returns:
             Array (periods,) of dtype SCHEDULE, read-only.
         """
         if self.scale == 1.0:
             return schedules()
-        scaled = schedules().copy()
-        for field in SCHEDULE.names or ():
-            if field != "gst_nano":
-                scaled[field] = np.floor(scaled[field] * self.scale + 0.5).astype(np.int64)
+        scaled = scaled_schedules(schedules(), self.scale)
         scaled.flags.writeable = False
         return scaled

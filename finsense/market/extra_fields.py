@@ -15,6 +15,9 @@ FLOW_FIELDS = (
     "microprice_offset",
 )
 
+# Those of them that only ticks with an order book tell.
+BOOK_FIELDS = ("book_imbalance", "spread", "microprice_offset")
+
 # The place of a name is part of journals and golden vectors: append, never reorder.
 EXTRA_FIELDS = REFERENCE_FIELDS + FLOW_FIELDS
 

@@ -91,10 +91,12 @@ def aligned_closes(bars: Bars, reference: Bars, missing_sessions: int = 0) -> Fl
     lacking = _lacking_sessions(bars, reference)
     if len(lacking) > missing_sessions:
         shown = ", ".join(str(day) for day in lacking[:_SHOWN])
+        stand = f"or let its last close before stand on those days with missing_sessions: {len(lacking)}"
+        if len(lacking) == len(bars.session_offsets) - 1:
+            stand = f"its bars run from {reference.first_date} to {reference.last_date}"
         raise MisalignedError(
             f"{pair}: {reference.symbol} lacks {len(lacking)} of the {len(bars.session_offsets) - 1} sessions it is "
-            f"needed on, first {shown}; complete its bars, or let its last close before stand on those days with "
-            f"missing_sessions: {len(lacking)}"
+            f"needed on, first {shown}; complete its bars, {stand}"
         )
     if reference.interval != "1d":
         _refuse_holes(bars, reference, place, lacking, pair)
@@ -203,7 +205,7 @@ def _refuse_shift(bars: Bars, closes: Floats, pair: str) -> None:
         raise MisalignedError(
             f"{pair}: the reference moves one bar {when} the bars do (correlation {best:.2f}, in the same bar "
             f"{same:.2f}), so its stamps are shifted by a bar; if its vendor stamps a bar at its {meant}, say so with "
-            f"stamps: {meant}"
+            f"stamps: {meant}; if that is said already, the series itself is shifted"
         )
 
 

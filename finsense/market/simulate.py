@@ -12,16 +12,19 @@ from dataclasses import replace
 from typing import Any, Literal, Self
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from finsense.market.bars import INTERVAL_NS, PRICE_LIMIT, PRICE_MIN, Bars
-from finsense.market.calendar import nse_calendar
+from finsense.market.calendar import MINUTE_NS, nse_calendar
 from finsense.market.simulated_index import SimulatedIndex, index_points
+from finsense.market.simulated_paths import bar_prices, clustering, reverting_path, session_shape, switching_path
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
+
+# An ordinary year, for annual figures.
+_SESSIONS_PER_YEAR, _SESSION_MINUTES = 248, 375
 
 # The place in this tuple is part of the seed: append, never reorder.
 _STREAMS = ("return", "gap", "open", "high", "low", "volume", "regime", "index", "index_gap")
@@ -75,6 +78,10 @@ class SimulatedMarket(BaseModel):
 
     With `index` each stock knows an `index_close` of its own (symbols move independently, so they share no index); its
     bars stay the same bits. See `SimulatedIndex` for its law.
+
+    With `vix` each stock knows a `vix_close`, 100 times the annualised volatility that was in force during the bar: its
+    regime's (or the model's own) times the GARCH factor, without the session's U. With unlike volatilities it tells the
+    regime, which is what `finsense oracle` decides by.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -100,6 +107,7 @@ class SimulatedMarket(BaseModel):
     volume_shape: float = Field(1.0, ge=0, le=100, description="U over the session: its edges are 1 + this")
     volume_noise: float = Field(0.5, ge=0, le=3, description="std of the volume's natural logarithm")
     index: SimulatedIndex | None = Field(None, description="the index beside each stock; null for none")
+    vix: bool = Field(False, description="whether each stock knows the annual volatility in force, as `vix_close`")
 
     @model_validator(mode="before")
     @classmethod
@@ -209,29 +217,37 @@ class SimulatedMarket(BaseModel):
         streams = {name: np.random.Generator(np.random.PCG64(seed)) for name, seed in zip(_STREAMS, seeds, strict=True)}
         count = len(time_ns)
         noise = streams["return"].standard_normal(count)
-        scale = _session_shape(offsets, self.volatility_shape, 2)
-        scale *= _clustering(noise, self.clustering_reaction, self.clustering_memory)
+        shape = session_shape(offsets, self.volatility_shape, 2)
+        scale = shape * clustering(noise, self.clustering_reaction, self.clustering_memory)
         gap_noise = streams["gap"].standard_normal(len(offsets) - 1)[1:]
         gap = np.zeros(count)
         gap[offsets[1:-1]] = self.overnight_gap * gap_noise
         if self.model == "mean_reversion":
-            path, signal = _reverting_path(noise, scale, gap, *self._reverting())
+            path, signal = reverting_path(noise, scale, gap, *self._reverting())
         else:
             gap[offsets[1:-1]] -= self.overnight_gap**2 / 2
-            path, signal = _switching_path(noise, scale, gap, streams["regime"].random(count), self._regime_table())
+            path, signal = switching_path(noise, scale, gap, streams["regime"].random(count), self._regime_table())
         open_noise = self.open_noise * streams["open"].standard_normal(count) - self.open_noise**2 / 2
         above, below = streams["high"].standard_exponential(count), streams["low"].standard_exponential(count)
-        prices = _prices(path, open_noise, above, below, self.start_price)
+        prices = bar_prices(path, open_noise, above, below, self.start_price)
         self._check_range(symbol, prices)
         opening, highest, lowest, closing = prices
         volume = self._volume(streams["volume"].standard_normal(count), offsets)
         bars = Bars(symbol, self.interval, time_ns, opening, highest, lowest, closing, volume, derivatives=False)
+        extra = {}
         if self.index is not None:
             moves = self.index.moves(noise, path[2], streams["index"].standard_normal(count))
             own_gap = streams["index_gap"].standard_normal(len(offsets) - 1)[1:]
             moves[offsets[1:-1]] += self.index.moves(gap_noise, self.overnight_gap, own_gap)
-            bars = replace(bars, extra={"index_close": index_points(moves)})
-        return bars, signal
+            extra["index_close"] = index_points(moves)
+        if self.vix:
+            extra["vix_close"] = 100.0 * path[2] / shape * math.sqrt(self._bars_per_year())
+        return (replace(bars, extra=extra) if extra else bars), signal
+
+    def _bars_per_year(self) -> float:
+        """Of an ordinary year of 248 sessions of 375 minutes; a daily bar is a session."""
+        bars = 1.0 if self.interval == "1d" else _SESSION_MINUTES * MINUTE_NS / INTERVAL_NS[self.interval]
+        return _SESSIONS_PER_YEAR * bars
 
     def _regime_table(self) -> Floats:
         """(k, 3) float64: drift, volatility, persistence of each regime; a random walk is one regime without drift."""
@@ -240,7 +256,7 @@ class SimulatedMarket(BaseModel):
         return np.array([(regime.drift, regime.volatility, regime.persistence) for regime in self.regimes or ()])
 
     def _volume(self, noise: Floats, offsets: Integers) -> Integers:
-        mean = self.volume_mean * _session_shape(offsets, self.volume_shape, 1)
+        mean = self.volume_mean * session_shape(offsets, self.volume_shape, 1)
         shares = mean * np.exp(self.volume_noise * noise - self.volume_noise**2 / 2)
         # A bar exists because something traded.
         return np.maximum(np.rint(shares), 1).astype(np.int64)
@@ -252,89 +268,3 @@ class SimulatedMarket(BaseModel):
                 f"prices of {symbol} leave {PRICE_MIN} to {PRICE_LIMIT:.0f} rupees at bar {outside[0]} of "
                 f"{prices.shape[1]}: lower the volatility, drift or gap, or shorten the span"
             )
-
-
-@njit(cache=True)
-def _session_shape(offsets: Integers, amplitude: float, power: int) -> Floats:
-    """A U over each session, 1 + amplitude (2p-1)^2 at place p in (0, 1), scaled to a mean `power`-th power of one."""
-    shape = np.empty(offsets[-1])
-    for session in range(len(offsets) - 1):
-        first, count = offsets[session], offsets[session + 1] - offsets[session]
-        total = 0.0
-        for bar in range(count):
-            shape[first + bar] = 1 + amplitude * ((2 * bar + 1) / count - 1) ** 2
-            total += shape[first + bar] ** power
-        mean = (total / count) ** (1 / power)
-        for bar in range(count):
-            shape[first + bar] /= mean
-    return shape
-
-
-@njit(cache=True)
-def _clustering(noise: Floats, reaction: float, memory: float) -> Floats:
-    """Root of the GARCH(1,1) variance h of mean one, h' = (1-a-b) + a h e^2 + b h, h = 1 first (Bollerslev 1986)."""
-    factor = np.empty(len(noise))
-    variance = 1.0
-    for bar in range(len(noise)):
-        factor[bar] = math.sqrt(variance)
-        variance = 1 - reaction - memory + reaction * variance * noise[bar] ** 2 + memory * variance
-    return factor
-
-
-@njit(cache=True)
-def _reverting_path(noise: Floats, scale: Floats, gap: Floats, reversion: float, shock: float) -> tuple[Floats, Floats]:
-    """Path (3, n): log price before the open noise, at the close, volatility of the bar; and the deviation x (n,)."""
-    path = np.empty((3, len(noise)))
-    deviation = 0.0
-    for bar in range(len(noise)):
-        path[0, bar] = deviation + gap[bar]
-        path[2, bar] = shock * scale[bar]
-        deviation = reversion * path[0, bar] + path[2, bar] * noise[bar]
-        path[1, bar] = deviation
-    return path, path[1].copy()
-
-
-@njit(cache=True)
-def _switching_path(
-    noise: Floats, scale: Floats, gap: Floats, uniform: Floats, regimes: Floats
-) -> tuple[Floats, Floats]:
-    """Path as `_reverting_path` for a Markov chain of random walks; and the regime's index (n,).
-
-    `regimes` (k, 3) holds drift, volatility, persistence; `uniform` (n,) in [0, 1) decides the chain before each bar.
-    """
-    path = np.empty((3, len(noise)))
-    regime_of_bar = np.empty(len(noise))
-    log_price, regime, others = 0.0, 0, len(regimes) - 1
-    for bar in range(len(noise)):
-        persistence = regimes[regime, 2]
-        if bar > 0 and others > 0 and uniform[bar] >= persistence:
-            # What the uniform exceeds the persistence by is uniform again and picks one of the others.
-            chosen = min(int((uniform[bar] - persistence) / (1 - persistence) * others), others - 1)
-            regime = chosen if chosen < regime else chosen + 1
-        regime_of_bar[bar] = regime
-        path[0, bar] = log_price + gap[bar]
-        path[2, bar] = regimes[regime, 1] * scale[bar]
-        log_price = path[0, bar] + regimes[regime, 0] - path[2, bar] ** 2 / 2 + path[2, bar] * noise[bar]
-        path[1, bar] = log_price
-    return path, regime_of_bar
-
-
-@njit(cache=True)
-def _prices(path: Floats, open_noise: Floats, above: Floats, below: Floats, start_price: float) -> Floats:
-    """(4, n) float64 open, high, low, close in rupees, rounded to the paisa, from a path and its noise.
-
-    The highest point of a Brownian bridge from a to b with variance v lies at (a + b + sqrt((b-a)^2 + 2 v E)) / 2
-    with E exponential of mean one, the lowest mirrored (Borodin and Salminen 2002, IV.4): never inside open and close.
-    """
-    prices = np.empty((4, path.shape[1]))
-    for bar in range(path.shape[1]):
-        opening, closing, variance = path[0, bar] + open_noise[bar], path[1, bar], path[2, bar] ** 2
-        if bar == 0:
-            opening = 0.0
-        middle, move = (opening + closing) / 2, closing - opening
-        # Rounding may put the root a last bit below |move|.
-        highest = max(opening, closing, middle + math.sqrt(move**2 + 2 * variance * above[bar]) / 2)
-        lowest = min(opening, closing, middle - math.sqrt(move**2 + 2 * variance * below[bar]) / 2)
-        for row, log_price in enumerate((opening, highest, lowest, closing)):
-            prices[row, bar] = np.rint(start_price * math.exp(log_price) * 100) / 100
-    return prices

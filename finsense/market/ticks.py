@@ -9,16 +9,15 @@ import numpy as np
 
 from finsense.market.bars import INTERVAL_NS, PRICE_LIMIT, PRICE_MIN, Bar, Bars, BarsError
 from finsense.market.calendar import DAY_NS, TradingSession, nse_calendar, session_date
-from finsense.market.extra_fields import EXTRA_FIELDS, FLOW_FIELDS
+from finsense.market.extra_fields import BOOK_FIELDS, EXTRA_FIELDS, FLOW_FIELDS
 from finsense.market.instruments import instrument
 from finsense.market.order_book import Depth, view_book
 from finsense.market.tick_bar import TickBar
 
 # The stamps of a feed are whole seconds and arrive within one; a second more lets the stragglers in.
 GRACE_NS = 2_000_000_000
-# What no tick without a cumulative volume, or without a book, can tell.
+# What no tick without a cumulative volume can tell.
 _VOLUME_FLOW = ("trades", "signed_volume", "tick_vwap")
-_BOOK_FLOW = ("book_imbalance", "spread", "microprice_offset")
 
 
 class Tick(NamedTuple):
@@ -256,11 +255,11 @@ def bars_from_ticks(
     """
     aggregator = TickAggregator(symbol, interval, derivatives=derivatives)
     given: list[Bar] = []
-    unknown = {*_VOLUME_FLOW, *_BOOK_FLOW}
+    unknown = {*_VOLUME_FLOW, *BOOK_FIELDS}
     for tick in ticks:
         if unknown:
             unknown.difference_update(_VOLUME_FLOW if tick.volume is not None else ())
-            unknown.difference_update(_BOOK_FLOW if tick.depth is not None else ())
+            unknown.difference_update(BOOK_FIELDS if tick.depth is not None else ())
         bar = aggregator.add(tick)
         if bar is not None:
             given.append(bar)

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finsense.market.bars import ist_text
-from finsense.market.extra_fields import EXTRA_FIELDS, FLOW_FIELDS
+from finsense.market.extra_fields import BOOK_FIELDS, EXTRA_FIELDS, FLOW_FIELDS, REFERENCE_FIELDS
 from finsense.market.timeline import BAR_FIELDS, INDEX_CLOSE, Timeline
 from finsense.state.kernels import Plan, fold_sessions, stream
 from finsense.state.spec import StateSpec
@@ -108,9 +108,16 @@ def _needs(spec: StateSpec) -> tuple[str, ...]:
 
 def _lacking(symbol: str, spec: StateSpec, missing: list[str]) -> str:
     features = [feature.name for feature in spec.features if set(feature.indicator.needs) & set(missing)]
+    ways = [
+        f"name it under `data.references.{name.removesuffix('_close')}`" for name in missing if name in REFERENCE_FIELDS
+    ]
+    if set(missing) & set(FLOW_FIELDS):
+        book = " that carry their order book" if set(missing) & set(BOOK_FIELDS) else ""
+        ways.append(f"make the bars of ticks{book} (docs/ticks.md)")
+    names = ", ".join(f"`{name}`" for name in dict.fromkeys(features))
     return (
-        f"{symbol}: {', '.join(dict.fromkeys(features))} read {', '.join(missing)}, which these bars do not have; give "
-        f"the data the index, sector or VIX under `references`, or bars made of ticks; or leave the features out"
+        f"{symbol}: {names} read {', '.join(missing)}, which these bars do not have; "
+        f"{', '.join(ways)}, or leave the features out"
     )
 
 

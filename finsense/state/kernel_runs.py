@@ -3,6 +3,8 @@
 import ctypes
 import traceback
 from collections.abc import Mapping
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 from types import FunctionType
 from typing import Any
@@ -96,7 +98,7 @@ def interpreted(indicator: Indicator, parameters: Mapping[str, float], rows: Flo
     constants = _Cells("parameters", np.array(list(parameters.values()), np.float64), writable=False)
     columns = indicator.columns(parameters)
     found = np.zeros((len(rows), len(columns)))
-    with np.errstate(all="ignore"):
+    with np.errstate(all="ignore"), redirect_stdout(StringIO()) as printed:
         for bar, row in enumerate(rows):
             out = _Cells("out", found[bar], writable=True)
             try:
@@ -106,6 +108,10 @@ def interpreted(indicator: Indicator, parameters: Mapping[str, float], rows: Flo
             except Exception as error:
                 text = f"it raises {type(error).__name__}: {error}{_line(error, indicator.kernel)}"
                 raise KernelFault(bar, text, raised=True) from error
+            if printed.tell():
+                raise KernelFault(
+                    bar, "it prints, which compiled code here cannot; write what you want to see into `out`"
+                )
             if not out.written.all():
                 place = int(np.flatnonzero(~out.written)[0])
                 raise KernelFault(bar, f"it leaves out[{place}], column `{columns[place]}`, unwritten")

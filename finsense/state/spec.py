@@ -35,6 +35,8 @@ from finsense.state.extension import (
 from finsense.state.presets import PRESETS
 from finsense.state.registry import INDICATORS, Indicator
 
+_SHOWN = 3
+
 # A feature's name in YAML; where it is that of a user's file, the file is relative to the YAML's.
 _Name = Annotated[str, WithJsonSchema({"type": "string", "format": "indicator"})]
 
@@ -102,6 +104,8 @@ class StateSpec(BaseModel):
     def _expand(cls, value: Any, info: ValidationInfo) -> Any:
         if not isinstance(value, list | tuple):
             raise ValueError(f"features is a list of presets and indicators, found {value!r}")
+        if not value:
+            raise ValueError("features must name at least one preset or indicator, found an empty list")
         carried = info.context if isinstance(info.context, CarriedFiles) else None
         return tuple(feature for entry in value for feature in _features(entry, carried))
 
@@ -118,9 +122,9 @@ class StateSpec(BaseModel):
 
     @model_validator(mode="after")
     def _warmup_covers_every_window(self) -> Self:
-        repeated = sorted({name for name in self.columns if self.columns.count(name) > 1})
+        repeated = [feature for place, feature in enumerate(self.features) if self._standing_twice(place)]
         if repeated:
-            raise ValueError(f"the same column stands twice: {', '.join(repeated)}; remove one of the features")
+            raise ValueError(_repetition(repeated))
         longest = max(self.features, key=lambda feature: feature.lookback)
         needed = longest.lookback + self.history - 1
         if self.warmup < needed:
@@ -129,6 +133,11 @@ class StateSpec(BaseModel):
                 f"and history is {self.history}; found warmup {self.warmup}"
             )
         return self
+
+    def _standing_twice(self, place: int) -> bool:
+        """Whether a feature gives a column that one before it gives already."""
+        before = {column for feature in self.features[:place] for column in feature.columns}
+        return not before.isdisjoint(self.features[place].columns)
 
     @cached_property
     def columns(self) -> tuple[str, ...]:
@@ -172,6 +181,22 @@ class StateSpec(BaseModel):
         return self.model_copy(update={"features": tuple(moved)})
 
 
+def _repetition(repeated: list[Feature]) -> str:
+    """What is wrong with features whose columns stand in the list already."""
+    columns = _first_of([column for feature in repeated for column in feature.columns])
+    names = _first_of([f"`{feature.name}`" for feature in repeated])
+    return (
+        f"the same column stands twice: {columns}; among the features {names} stands more than once, by its name or "
+        f"within a preset: leave the repetition out"
+    )
+
+
+def _first_of(names: list[str]) -> str:
+    unique = list(dict.fromkeys(names))
+    more = f" and {len(unique) - _SHOWN} more" if len(unique) > _SHOWN else ""
+    return ", ".join(unique[:_SHOWN]) + more
+
+
 def _features(entry: Any, carried: CarriedFiles | None) -> list[Feature]:
     """The features that one entry of the YAML list stands for."""
     if isinstance(entry, Feature):
@@ -189,7 +214,8 @@ def _features(entry: Any, carried: CarriedFiles | None) -> list[Feature]:
     if isinstance(entry, dict) and len(entry) == 1:
         name, given = next(iter(entry.items()))
         return [_feature(name, given or {})]
-    raise ValueError(f"a feature is a name or `name: {{parameter: value}}`, found {entry!r}")
+    several = "; its parameters stand indented below its name" if isinstance(entry, dict) else ""
+    raise ValueError(f"a feature is a name or `name: {{parameter: value}}`, found {entry!r}{several}")
 
 
 def _check_form(name: Any, given: Any) -> None:
@@ -207,10 +233,16 @@ def _feature(name: str, given: dict[str, float]) -> Feature:
     if is_reference(name):
         source, indicator = find_indicator(name)
         return _own_feature(source, indicator.name, given, None)
-    known = sorted([*INDICATORS, *PRESETS])
-    near = get_close_matches(str(name), known, n=1)
-    hint = f"; did you mean `{near[0]}`?" if near else ""
-    raise ValueError(f"unknown indicator or preset `{name}`{hint} known: {', '.join(known)}")
+    raise ValueError(unknown_name(name))
+
+
+def unknown_name(name: str) -> str:
+    """What to say of a name that is neither an indicator nor a preset, with the nearest ones."""
+    if name.endswith(".py"):
+        return f"`{name}` names a file; name the indicator in it too: `{name}:function`"
+    near = get_close_matches(name.casefold(), sorted([*INDICATORS, *PRESETS]), n=3)
+    hint = f"did you mean {' or '.join(f'`{one}`' for one in near)}? " if near else ""
+    return f"unknown indicator or preset `{name}`; {hint}`finsense features list` has them all"
 
 
 def _own_feature(source: Source, name: str, given: dict[str, float], carried: CarriedFiles | None) -> Feature:

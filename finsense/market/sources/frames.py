@@ -7,7 +7,7 @@ import numpy.typing as npt
 import pandas as pd
 import structlog
 
-from finsense.market.bars import INTERVAL_NS, IST_OFFSET_NS, Bars, BarsError, day_date, ist_text
+from finsense.market.bars import INTERVAL_NS, IST_OFFSET_NS, Bars, BarsError, day_date, ist_text, session_day
 from finsense.market.calendar import DAY_NS, nse_calendar
 from finsense.market.extra_fields import EXTRA_FIELDS
 from finsense.market.instruments import instrument
@@ -15,6 +15,7 @@ from finsense.market.sources.columns import FrameLike, name_columns, pick_symbol
 from finsense.market.sources.faults import refuse_rows
 from finsense.market.sources.numbers import PRICES, read_prices, read_volume
 from finsense.market.sources.stamps import (
+    Instants,
     StampedAt,
     check_interval,
     daily_openings,
@@ -62,6 +63,8 @@ def bars_from_frame(
     """
     symbol, table = pick_symbol(name_columns(frame, symbol), symbol)
     instants = read_stamps(table, symbol, timezone, date_format)
+    if drop_outside_session:
+        table, instants = _known_days(table, instants, symbol)
     if interval is None:
         interval = infer_interval(instants, symbol)
         _LOG.info("interval told from the stamps", symbol=symbol, interval=interval)
@@ -81,12 +84,33 @@ def bars_from_frame(
         table = _inside_sessions(table, outside, symbol, bool(derivatives), drop_outside_session)
     prices = read_prices(table, symbol)
     rows = prices.assign(time_ns=table["time_ns"], volume=read_volume(table, symbol, volume_missing))
+    if "volume" not in table.columns:
+        _LOG.info("the data have no volume column: every bar has volume 0", symbol=symbol)
     known = [name for name in EXTRA_FIELDS if name in table.columns]
     rows = rows.assign(**{name: table[name] for name in known})
     rows = _one_row_per_time(rows, table, symbol, interval)
     columns: dict[str, Any] = {name: rows[name].to_numpy() for name in ("time_ns", *PRICES, "volume")}
     extra = {name: _numbers(rows[name], symbol) for name in known}
     return Bars(symbol, interval, **columns, derivatives=derivatives, extra=extra)
+
+
+def _known_days(table: pd.DataFrame, instants: Instants, symbol: str) -> tuple[pd.DataFrame, Instants]:
+    """The rows of the days that the calendar knows; of an index many decades before are kept by some vendors."""
+    begin_ns = session_day(nse_calendar().first_date) * DAY_NS - IST_OFFSET_NS
+    early = instants.time_ns < begin_ns
+    if not early.any():
+        return table, instants
+    if early.all():
+        raise BarsError(
+            f"{symbol}: all {len(table)} rows lie before {nse_calendar().first_date}, where the calendar begins"
+        )
+    _LOG.warning(
+        "rows before the calendar begins dropped",
+        symbol=symbol,
+        rows=int(early.sum()),
+        calendar=str(nse_calendar().first_date),
+    )
+    return table.loc[~early], Instants(instants.time_ns[~early], instants.dates_only)
 
 
 def _numbers(column: pd.Series, symbol: str) -> npt.NDArray[np.float64]:

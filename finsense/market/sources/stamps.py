@@ -183,7 +183,9 @@ def _session(day: int, symbol: str, derivatives: bool | None) -> TradingSession 
     try:
         return nse_calendar().session(day_date(day), derivatives=derivatives)
     except CalendarError as error:
-        raise BarsError(f"{symbol}: {error}") from error
+        early = day_date(day) < nse_calendar().first_date
+        hint = "; drop_outside_session: true leaves out what lies before the calendar begins" if early else ""
+        raise BarsError(f"{symbol}: {error}{hint}") from error
 
 
 def start_from_end(
