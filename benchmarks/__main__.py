@@ -5,7 +5,7 @@ import json
 import time
 from collections.abc import Callable
 
-from benchmarks import decisions, environments, learners, memory, start, states, ticks
+from benchmarks import decisions, dqn, environments, learners, memory, start, states, ticks
 from benchmarks.measurement import Effort, Measurement, remark
 
 BENCHMARKS: dict[str, Callable[[Effort], list[Measurement]]] = {
@@ -23,6 +23,7 @@ BENCHMARKS: dict[str, Callable[[Effort], list[Measurement]]] = {
     "decision": decisions.decision,
     "backtest": decisions.backtest,
     "paper": decisions.paper,
+    "dqn": dqn.training,
     "start": start.start,
     "ppo_learn": learners.ppo_learn,
     "ppo_update": learners.ppo_update,

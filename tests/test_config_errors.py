@@ -123,8 +123,10 @@ error[config]: unknown key `gama` under `agent`
 def test_all_errors_are_shown_at_once_each_at_its_place(write: Write) -> None:
     write(SIMULATED, "base.yaml")
     caught = errors(write(WRONG), "agent.clip_range=wide", "agent.gama=0.9")
-    agent = "kind, steps, envs, eval_every, checkpoint_every, learning_rate, n_steps, batch_size, n_epochs, gamma, "
-    agent += "gae_lambda, clip_range, ent_coef, vf_coef, max_grad_norm, target_kl, net_arch, activation"
+    agent = "kind, steps, envs, eval_every, checkpoint_every, learning_rate, final_learning_rate, n_steps, batch_size, "
+    agent += (
+        "n_epochs, gamma, gae_lambda, clip_range, ent_coef, vf_coef, max_grad_norm, target_kl, net_arch, activation"
+    )
     data = ", ".join(SimulatedMarket.model_fields)
     reward = "expected `log_equity` or `differential_sharpe` or `drawdown`, found `drawdwn`; did you mean `drawdown`?"
     account = "a position opened after the square-off would never be closed"
@@ -154,7 +156,7 @@ def test_a_misspelt_required_key_is_one_problem(write: Write) -> None:
 
 def test_a_key_in_the_wrong_section_is_sent_home(write: Write) -> None:
     (problem,) = errors(write(SIMULATED + "slippage_bps: 3\n")).problems
-    assert problem.hint == "it belongs under `account`"
+    assert problem.hint == "it belongs under `account` or `episode`"
 
 
 def _mappings(values: dict[str, Any], route: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], str]]:

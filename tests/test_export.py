@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from sb3_contrib import MaskablePPO
 from small_experiment import experiment
 
-from finsense.agents.export import OPSET, ExportError, export_graph, golden_bars, verify_graph
+from finsense.agents.export import OPSET, ExportError, export_graph, verify_graph
+from finsense.agents.golden_bars import golden_bars
 from finsense.agents.markets import episode_rules, load_markets
 from finsense.agents.network import MaskedActor, ScaledState
 from finsense.agents.ppo import Trained, masked_ppo, train

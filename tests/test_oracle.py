@@ -203,4 +203,4 @@ def test_the_command_says_what_is_best_and_draws_it(tmp_path: Path) -> None:
     text = CliRunner().invoke(app, ["oracle", str(CONFIG), *short])
     assert "no-trade band early in a session" in text.stdout
     wrong = CliRunner().invoke(app, ["oracle", str(CONFIG), "--symbol", "NONE"])
-    assert (wrong.exit_code, "expected one of SIM, found 'NONE'" in wrong.stderr) == (3, True)
+    assert (wrong.exit_code, "SIM8, found 'NONE'" in wrong.stderr) == (3, True)

@@ -153,6 +153,9 @@ def test_a_session_that_the_series_lacks_is_an_error_unless_allowed() -> None:
     assert (held[150:225] == whole.close[149]).all()  # 21 February is the third session
     with pytest.raises(MisalignedError, match="lacks 4 of the 9 sessions it is needed on, first 2024-02-21"):
         with_references(walk(FIRST, LAST, "1d"), index=reference)
+    last_year = walk(dt.date(2023, 2, 20), dt.date(2023, 2, 24), "5m", seed=2)
+    with pytest.raises(MisalignedError, match=r"lacks 9 of the 9 .*its bars run from 2023-02-20 to 2023-02-24$"):
+        with_references(bars, index=last_year)
 
 
 def test_a_daily_series_needs_the_sessions_before() -> None:
@@ -247,7 +250,7 @@ class TestShiftedStamps:
     ) -> None:
         bars, index = market
         shifted = bars_of(index.time_ns, np.roll(index.close, places), interval="5m", symbol="NIFTY 50")
-        expected = rf"moves one bar {when} the bars do \(correlation 0\.[45]\d, in the same bar 0\.0\d\).*{meant}"
+        expected = rf"moves one bar {when} the bars do \(correlation 0\.[45]\d, in the same bar 0\.0\d\).*{meant}; if"
         with pytest.raises(MisalignedError, match=expected):
             with_references(bars, index=shifted)
 
@@ -528,4 +531,9 @@ class TestConfig:
         experiment = load_experiment(write(given_one))
         assert set(experiment.data.load()["AAA"].extra) == {"index_close"}
         (problem,) = errors(write(given_one.replace("index_beta", "vix_level"))).problems
-        assert "vix_level reads vix_close, which the simulated market does not have: leave vix_level" in problem.message
+        assert "vix_level reads vix_close, which the simulated market does not have: add `vix: true`" in problem.message
+        (problem,) = errors(write(given_one.replace("index_beta", "sector_relative_strength"))).problems
+        assert (
+            "sector_relative_strength reads sector_close, which the simulated market does not have: leave"
+            in problem.message
+        )

@@ -23,6 +23,9 @@ Floats = NDArray[np.float64]
 # Bars (N,) of the tape, states (N, F) and masks (N, A) to actions (N,).
 Choose = Callable[[NDArray[np.int64], NDArray[np.float32], NDArray[np.bool_]], NDArray[np.int64]]
 
+# Bars of a session at which a policy is asked for its band.
+_ASKED_AT = (0, 15, 30, 45)
+
 
 @dataclass(frozen=True)
 class Unseen:
@@ -41,45 +44,22 @@ class Unseen:
 
 @dataclass(frozen=True)
 class Walk:
-    """What a policy did over T decisions of N accounts.
+    """What a policy did with N accounts.
 
     Attributes:
         growth: (N,) float64, change of the log equity of each account per bar of its session.
-        held: (T, N) bool, whether shares are held before each decision.
-        wants: (T, N) bool, whether the decision is to hold shares.
-        free: (T, N) bool, whether there was a choice.
-        signal: (T, N) float64.
+        bars: of all sessions together.
         fills: of all accounts.
     """
 
     growth: Floats
-    held: NDArray[np.bool_]
-    wants: NDArray[np.bool_]
-    free: NDArray[np.bool_]
-    signal: Floats
+    bars: int
     fills: int
 
     @property
     def fills_per_bar(self) -> float:
         """Share of the bars, a session's first included, at whose open an order filled."""
-        return self.fills / float((len(self.held) + 1) * self.held.shape[1])
-
-    def band(self, edges: Floats) -> tuple[float, float]:
-        """The signals at which a flat account buys, and a long one sells, in half of the cases.
-
-        `edges` (k + 1,) are the bins in which the shares are counted; between their middles they are taken as linear.
-        """
-        middles, place = (edges[1:] + edges[:-1]) / 2, np.digitize(self.signal, edges) - 1
-        crossings = []
-        for held in (False, True):
-            rows = self.free & (self.held == held) & (place >= 0) & (place < len(middles))
-            counts = np.bincount(place[rows], minlength=len(middles))
-            wants = np.bincount(place[rows], self.wants[rows].astype(float), minlength=len(middles))
-            known = counts > 0
-            # The share falls with the signal: reversed, it rises as `interp` needs.
-            share = np.minimum.accumulate(wants[known] / counts[known])
-            crossings.append(float(np.interp(0.5, share[::-1], middles[known][::-1])))
-        return crossings[0], crossings[1]
+        return self.fills / self.bars
 
 
 def unseen(experiment: Experiment, seeds: range) -> Unseen:
@@ -109,19 +89,51 @@ def walk(markets: Unseen, rules: AccountRules, choose: Choose) -> Walk:
     core.seed(0)
     states = core.reset()
     steps = int(spans[0, 1] - spans[0, 0])
-    held, wants, free, signal = [], [], [], []
     for step in range(steps):
-        bars = spans[:, 0] + step
-        masks = core.masks.copy()
-        actions = choose(bars, states, masks)
-        held.append(states[:, -len(ACCOUNT_FEATURES)] > 0)
-        wants.append(np.where(held[-1], actions != SELL, actions == BUY))
-        free.append(masks.sum(axis=1) > 1)
-        signal.append(markets.signal[bars])
-        states = core.step(actions).states
+        states = core.step(choose(spans[:, 0] + step, states, core.masks.copy())).states
     growth = np.log(core.accounts["equity_paise"] / rules.balance_paise) / (steps + 1)
-    columns = np.array(held), np.array(wants), np.array(free), np.array(signal)
-    return Walk(growth, *columns, fills=int(core.accounts["fills"].sum()))
+    return Walk(growth, bars=len(spans) * (steps + 1), fills=int(core.accounts["fills"].sum()))
+
+
+def band(markets: Unseen, rules: AccountRules, choose: Choose, edges: Floats) -> tuple[float, float]:
+    """The signals at which a flat account buys, and a long one sells, in half of the cases, by day.
+
+    It is asked where the signal is independent of what the account holds: of a fresh account at some bar of a session,
+    and one bar later of the same account that was made to buy. (Elsewhere, accounts that still are flat at a low signal
+    are those which the policy keeps flat, and a band counted there is too wide.)
+
+    Args:
+        markets: the sessions.
+        rules: the account's.
+        choose: the policy, long or flat.
+        edges: (k + 1,) float64, of the bins in which the shares are counted; between their middles they are linear.
+    """
+    flat, long, signals, later = [], [], [], []
+    for start in _ASKED_AT:
+        spans = markets.tape.spans + np.array([start, 0])
+        tape, first = replace(markets.tape, spans=spans), spans[:, 0]
+        core = TradingCore(tape, rules, EpisodeRules(random_start=False), len(first), autoreset=False)
+        core.seed(0)
+        flat.append(choose(first, core.reset(), core.masks.copy()) == BUY)
+        states = core.step(np.full(len(first), BUY)).states
+        assert (core.accounts["position"] > 0).all()
+        long.append(choose(first + 1, states, core.masks.copy()) != SELL)
+        signals.append(markets.signal[first])
+        later.append(markets.signal[first + 1])
+    buys = _crossing(np.concatenate(signals), np.concatenate(flat), edges)
+    return buys, _crossing(np.concatenate(later), np.concatenate(long), edges)
+
+
+def _crossing(signal: Floats, wants: NDArray[np.bool_], edges: Floats) -> float:
+    """Where a share that falls with the signal passes one half."""
+    place = np.digitize(signal, edges) - 1
+    inside = (place >= 0) & (place < len(edges) - 1)
+    counts = np.bincount(place[inside], minlength=len(edges) - 1)
+    known = counts > 0
+    shares = np.bincount(place[inside], wants[inside].astype(np.float64), minlength=len(counts))[known] / counts[known]
+    middles = ((edges[1:] + edges[:-1]) / 2)[known]
+    # Reversed, the share rises, as `interp` needs.
+    return float(np.interp(0.5, np.minimum.accumulate(shares)[::-1], middles[::-1]))
 
 
 def oracle_choice(markets: Unseen, solution: Solution) -> Choose:

@@ -6,20 +6,25 @@ import json
 import os
 import shutil
 from collections import deque
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sb3_contrib import MaskablePPO
+from stable_baselines3.common.base_class import BaseAlgorithm
 
+from finsense.agents.learner import Learner
 from finsense.agents.validation import Verdict
 from finsense.envs.vector import TradingVecEnv
 
-MODEL, BEST, ARRAYS, PROGRESS = "model.zip", "best.zip", "arrays.npz", "progress.json"
+MODEL, BEST, ARRAYS, MEMORY, PROGRESS = "model.zip", "best.zip", "arrays.npz", "memory.npz", "progress.json"
 _KEPT = 2
+# Writes one file. A replay buffer is written from where it lies, not copied first.
+_Write = Callable[[BinaryIO], object]
 
 
 class CheckpointError(ValueError):
@@ -41,19 +46,22 @@ class Best:
     weights: bytes
 
 
-def saved_weights(model: MaskablePPO) -> bytes:
+def saved_weights(model: BaseAlgorithm) -> bytes:
     """Stable-Baselines3's zip of a model; it loads in plain sb3-contrib."""
     buffer = io.BytesIO()
     model.save(buffer)
     return buffer.getvalue()
 
 
-def save_checkpoint(folder: Path, model: MaskablePPO, envs: TradingVecEnv, best: Best | None, evaluated: int) -> Path:
+def save_checkpoint(
+    folder: Path, learner: Learner, model: BaseAlgorithm, envs: TradingVecEnv, best: Best | None, evaluated: int
+) -> Path:
     """Write a checkpoint between two rollouts; only the last ones are kept.
 
     Args:
         folder: of all checkpoints.
-        model: the learner.
+        learner: the kind of the model.
+        model: what is trained.
         envs: what it trains on.
         best: the best weights so far.
         evaluated: environment steps at the last evaluation.
@@ -61,28 +69,31 @@ def save_checkpoint(folder: Path, model: MaskablePPO, envs: TradingVecEnv, best:
     Raises:
         OSError: it cannot be written; the checkpoints before it are untouched.
     """
-    arrays = io.BytesIO()
-    np.savez(arrays, **_arrays(model, envs))
-    content = {MODEL: saved_weights(model), ARRAYS: arrays.getvalue()}
+    weights = saved_weights(model)
+    files: dict[str, _Write] = {
+        MODEL: lambda file: file.write(weights),
+        ARRAYS: partial(_write_arrays, arrays=_arrays(model, envs)),
+        MEMORY: partial(_write_arrays, arrays=learner.memory(model)),
+    }
     if best is not None:
-        content[BEST] = best.weights
+        files[BEST] = lambda file: file.write(best.weights)
     progress = {
         "steps": model.num_timesteps,
         "updates": model._n_updates,
         "evaluated": evaluated,
         "best": None if best is None else {"steps": best.steps, "verdict": best.verdict.as_dict()},
         "episodes": [{name: info[name] for name in ("r", "l", "t")} for info in model.ep_info_buffer or ()],
-        "sha256": {name: hashlib.sha256(data).hexdigest() for name, data in content.items()},
     }
-    content[PROGRESS] = json.dumps(progress, indent=2).encode()
     path = folder / f"step_{model.num_timesteps:012d}"
-    _write_whole(path, content)
+    _write_whole(path, files, progress)
     for old in _found(folder)[:-_KEPT]:
         shutil.rmtree(old)
     return path
 
 
-def restore_checkpoint(folder: Path, model: MaskablePPO, envs: TradingVecEnv) -> tuple[Best | None, int]:
+def restore_checkpoint(
+    folder: Path, learner: Learner, model: BaseAlgorithm, envs: TradingVecEnv
+) -> tuple[Best | None, int]:
     """Put a fresh model and fresh environments where the newest checkpoint left them.
 
     Returns:
@@ -95,10 +106,12 @@ def restore_checkpoint(folder: Path, model: MaskablePPO, envs: TradingVecEnv) ->
     if not found:
         raise CheckpointError(f"expected a checkpoint in {folder}, found none; start the run anew")
     path = found[-1]
-    progress, content = _read_verified(path)
-    model.set_parameters(io.BytesIO(content[MODEL]), device="cpu")  # type: ignore[arg-type]
-    with np.load(io.BytesIO(content[ARRAYS]), allow_pickle=False) as arrays:
+    progress = _verified(path)
+    model.set_parameters(io.BytesIO((path / MODEL).read_bytes()), device="cpu")  # type: ignore[arg-type]
+    with np.load(path / ARRAYS, allow_pickle=False) as arrays:
         _restore_arrays(arrays, model, envs)
+    with np.load(path / MEMORY, allow_pickle=False) as memory:
+        learner.restore_memory(model, memory)
     model.num_timesteps = progress["steps"]
     model._n_updates = progress["updates"]
     model.ep_info_buffer = deque(progress["episodes"], maxlen=model._stats_window_size)
@@ -107,7 +120,7 @@ def restore_checkpoint(folder: Path, model: MaskablePPO, envs: TradingVecEnv) ->
     if best is None:
         return None, progress["evaluated"]
     verdict = Verdict.from_dict(best["verdict"])
-    return Best(best["steps"], verdict, content[BEST]), progress["evaluated"]
+    return Best(best["steps"], verdict, (path / BEST).read_bytes()), progress["evaluated"]
 
 
 def _environment_arrays(envs: TradingVecEnv) -> dict[str, NDArray[Any]]:
@@ -123,7 +136,7 @@ def _environment_arrays(envs: TradingVecEnv) -> dict[str, NDArray[Any]]:
     }
 
 
-def _arrays(model: MaskablePPO, envs: TradingVecEnv) -> dict[str, Any]:
+def _arrays(model: BaseAlgorithm, envs: TradingVecEnv) -> dict[str, Any]:
     # SB3 draws its minibatches from numpy's global generator.
     _, keys, position, has_gauss, cached_gauss = np.random.get_state()  # noqa: NPY002
     return {
@@ -136,7 +149,7 @@ def _arrays(model: MaskablePPO, envs: TradingVecEnv) -> dict[str, Any]:
     }
 
 
-def _restore_arrays(arrays: Any, model: MaskablePPO, envs: TradingVecEnv) -> None:
+def _restore_arrays(arrays: Any, model: BaseAlgorithm, envs: TradingVecEnv) -> None:
     for name, array in _environment_arrays(envs).items():
         array[...] = arrays[name]
     model._last_obs = arrays["last_observations"]
@@ -152,33 +165,51 @@ def _found(folder: Path) -> list[Path]:
     return sorted(folder.glob("step_*"))
 
 
-def _read_verified(path: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
+def _verified(path: Path) -> dict[str, Any]:
+    """The progress that a checkpoint tells, once every file of it is known to be what was written."""
     advice = f"remove {path} to go on from the checkpoint before it, or start the run anew"
     try:
         progress: dict[str, Any] = json.loads((path / PROGRESS).read_bytes())
-        content = {name: (path / name).read_bytes() for name in progress["sha256"]}
+        found = {name: _digest(path / name) for name in progress["sha256"]}
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"the checkpoint {path} cannot be read ({error}); {advice}") from error
     for name, expected in progress["sha256"].items():
-        found = hashlib.sha256(content[name]).hexdigest()
-        if found != expected:
+        if found[name] != expected:
             raise CheckpointError(
-                f"{path / name} was changed after it was saved: expected SHA-256 {expected}, found {found}; {advice}"
+                f"{path / name} was changed after it was saved: expected SHA-256 {expected}, found {found[name]}; "
+                f"{advice}"
             )
-    return progress, content
+    return progress
 
 
-def _write_whole(path: Path, content: dict[str, bytes]) -> None:
+def _digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _write_arrays(file: BinaryIO, arrays: Mapping[str, NDArray[Any]]) -> None:
+    np.savez(file, **arrays)  # type: ignore[arg-type]
+
+
+def _write_whole(path: Path, files: Mapping[str, _Write], progress: dict[str, Any]) -> None:
+    """Write the files and, last, the progress with the hash of each; all of it or nothing."""
     fresh = path.with_name(f".{path.name}.new-{os.getpid()}")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
     try:
-        for name, data in content.items():
-            with open(fresh / name, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
+        for name, write in files.items():
+            _write_file(fresh / name, write)
+        told = {**progress, "sha256": {name: _digest(fresh / name) for name in files}}
+        text = json.dumps(told, indent=2).encode()
+        _write_file(fresh / PROGRESS, lambda file: file.write(text))
         shutil.rmtree(path, ignore_errors=True)
         fresh.rename(path)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _write_file(path: Path, write: _Write) -> None:
+    with open(path, "wb") as file:
+        write(file)
+        file.flush()
+        os.fsync(file.fileno())

@@ -12,13 +12,16 @@ import onnx
 import onnxruntime as ort
 import torch
 from numpy.typing import NDArray
-from sb3_contrib import MaskablePPO
+from stable_baselines3.common.base_class import BaseAlgorithm
+from torch import nn
 
 from finsense.agents.checkpoint import Best
 from finsense.agents.golden_bars import golden_bars
+from finsense.agents.learner import Learner
 from finsense.agents.markets import Markets
 from finsense.agents.model_card import model_card
-from finsense.agents.network import MaskedActor, weights_hash
+from finsense.agents.network import weights_hash
+from finsense.agents.pathologies import judge_conduct
 from finsense.agents.validation import Judge, actor_choice, random_choice
 from finsense.config import Experiment
 from finsense.market.simulate import SimulatedMarket
@@ -55,7 +58,7 @@ class ExportProof:
     probability_difference: float
 
 
-def export_graph(actor: MaskedActor, state_width: int, action_count: int) -> bytes:
+def export_graph(actor: nn.Module, state_width: int, action_count: int) -> bytes:
     """The network as an ONNX graph: scaler, layers and mask inside, any number of rows."""
     rows = torch.export.Dim("N")
     example = torch.zeros(2, state_width), torch.ones(2, action_count, dtype=torch.bool)
@@ -82,9 +85,7 @@ def export_graph(actor: MaskedActor, state_width: int, action_count: int) -> byt
     return _without_remarks(program.model_proto)
 
 
-def verify_graph(
-    graph: bytes, actor: MaskedActor, states: NDArray[np.float32], masks: NDArray[np.bool_]
-) -> ExportProof:
+def verify_graph(graph: bytes, actor: nn.Module, states: NDArray[np.float32], masks: NDArray[np.bool_]) -> ExportProof:
     """Compare the graph with the network on every state, one by one and all at once.
 
     Args:
@@ -119,9 +120,10 @@ def verify_graph(
 
 def export_bundle(
     path: Path,
+    learner: Learner,
     experiment: Experiment,
     markets: Markets,
-    model: MaskablePPO,
+    model: BaseAlgorithm,
     judge: Judge,
     best: Best,
     run: dict[str, Any],
@@ -135,10 +137,11 @@ def export_bundle(
     """
     steps = model.num_timesteps
     model.set_parameters(io.BytesIO(best.weights), device="cpu")  # type: ignore[arg-type]
-    actor = MaskedActor(model.policy)
+    actor = learner.actor(experiment, model)
     graph = export_graph(actor, judge.state_width, judge.action_count)
     # The states that the policy itself meets, and those of an account that trades wildly: every mask comes up.
-    walked = judge.paths(actor_choice(actor)) + judge.paths(random_choice(np.random.default_rng(experiment.seed)))
+    own = judge.paths(actor_choice(actor))
+    walked = own + judge.paths(random_choice(np.random.default_rng(experiment.seed)))
     states = np.concatenate([path.states for path in walked])
     masks = np.concatenate([path.masks for path in walked])
     proof = verify_graph(graph, actor, states, masks)
@@ -147,11 +150,12 @@ def export_bundle(
     golden = record_golden(
         policy, states[chosen], masks[chosen], golden_bars(experiment.state, markets.interval), experiment.state
     )
-    manifest = _manifest(experiment, markets, weights_hash(model.policy), steps, best, proof, run)
+    _, alarms = judge_conduct(own, experiment.account)
+    manifest = _manifest(experiment, markets, weights_hash(model.policy), steps, best, proof, run, alarms)
     return write_bundle(path, graph, manifest, golden, experiment.resolved_yaml(), model_card(manifest, experiment))
 
 
-def _clear_states(actor: MaskedActor, states: NDArray[np.float32], masks: NDArray[np.bool_]) -> NDArray[np.intp]:
+def _clear_states(actor: nn.Module, states: NDArray[np.float32], masks: NDArray[np.bool_]) -> NDArray[np.intp]:
     """Rows spread over the span that are decided clearly."""
     with torch.inference_mode():
         _, probabilities = actor(torch.from_numpy(states), torch.from_numpy(masks))
@@ -173,6 +177,7 @@ def _manifest(
     best: Best,
     proof: ExportProof,
     run: dict[str, Any],
+    alarms: dict[str, str],
 ) -> Manifest:
     spec, split = experiment.state, experiment.split
     spans = {"train": markets.trained, "validation": (split.validation.first, split.validation.last)}
@@ -207,6 +212,7 @@ def _manifest(
             "export_ties": proof.ties,
             "export_probability_difference": proof.probability_difference,
         },
+        alarms=alarms,
     )
 
 

@@ -95,6 +95,7 @@ def episode_rules(experiment: Experiment) -> EpisodeRules:
         reward_parameters=parameters,
         bars=experiment.episode.bars,
         random_start=experiment.episode.start == "random",
+        slippage_bps=experiment.episode.slippage_bps,
     )
 
 

@@ -6,7 +6,7 @@ from finsense.account.portfolio import ACCOUNT_FEATURES
 from finsense.account.rules import OrderActions
 from finsense.config import Experiment
 from finsense.market.simulate import SimulatedMarket
-from finsense.model.manifest import Manifest
+from finsense.model.manifest import Manifest, Selection
 
 
 def model_card(manifest: Manifest, experiment: Experiment) -> str:
@@ -19,6 +19,7 @@ def model_card(manifest: Manifest, experiment: Experiment) -> str:
         "Charges": _charges(manifest),
         "Training": _training(manifest, experiment),
         "Validation": _validation(manifest),
+        **({"How it was chosen": _selection(selection)} if (selection := manifest.provenance.selection) else {}),
         "What it is not": _not(experiment),
         "Hashes and versions": _hashes(manifest),
     }
@@ -43,9 +44,11 @@ def _data(manifest: Manifest, experiment: Experiment) -> str:
         else f"File `{data.path.name}`."
     )
     rows = [(name, *span) for name, span in manifest.provenance.spans.items()]
+    selection = manifest.provenance.selection
+    touched = "was touched once, see below" if selection and selection.test is not None else "was not touched"
     return (
         f"{source}\n\n{_table(('span', 'first', 'last'), rows)}\n"
-        "The policy was fitted on the training span and chosen on the validation span; the test span was not touched."
+        f"The policy was fitted on the training span and chosen on the validation span; the test span {touched}."
     )
 
 
@@ -96,16 +99,39 @@ def _training(manifest: Manifest, experiment: Experiment) -> str:
 
 
 def _validation(manifest: Manifest) -> str:
-    rows = [
-        (name, "undefined" if value is None else f"{value:.6g}" if isinstance(value, float) else value)
-        for name, value in manifest.validation.items()
-    ]
+    rows = [(name, _figure(value)) for name, value in manifest.validation.items()]
     first, last = manifest.provenance.spans["validation"]
     return (
         f"{first} to {last}, one account per symbol from the first bar to the last, deterministic, under masks, after "
         "charges; means over the symbols. The weights were chosen by `log_return` on this very span, so these figures "
-        f"flatter them; the test span tells more.\n\n{_table(('figure', 'value'), rows)}"
+        f"flatter them; the test span tells more.\n\n{_table(('figure', 'value'), rows)}\n{_conduct(manifest)}"
     )
+
+
+def _conduct(manifest: Manifest) -> str:
+    if not manifest.alarms:
+        return "No alarm: it trades, does not churn, leaves its positions, and what it does depends on the state.\n"
+    return "**Warnings**\n\n" + "\n".join(f"- `{name}`: {text}" for name, text in manifest.alarms.items())
+
+
+def _selection(selection: Selection) -> str:
+    states = ("finished", "pruned", "infeasible", "failed")
+    counts = ", ".join(f"{selection.count(state)} {state}" for state in states if selection.count(state))
+    lines = [
+        f"`{selection.chosen}` of {len(selection.candidates)} {selection.among} ({counts}): {selection.reason}. "
+        "Whoever judges its figures must count them all."
+    ]
+    if selection.interquartile_mean is not None:
+        between = ""
+        if selection.interval is not None:
+            between = f", 95 % interval {selection.interval[0]:.6g} to {selection.interval[1]:.6g}"
+        lines.append(f"Interquartile mean of `{selection.metric}`: {selection.interquartile_mean:.6g}{between}.")
+    rows = [(one.name, one.state, _figure(one.log_return), _figure(one.sharpe)) for one in selection.candidates]
+    lines.append(_table((selection.among, "state", "log_return", "sharpe"), rows))
+    if selection.test is not None:
+        found = [(name, _figure(value)) for name, value in selection.test.items()]
+        lines.append(f"On the test span, after the choice and once:\n\n{_table(('figure', 'value'), found)}")
+    return "\n\n".join(lines)
 
 
 def _not(experiment: Experiment) -> str:
@@ -131,6 +157,10 @@ def _hashes(manifest: Manifest) -> str:
         *origin.versions.items(),
     ]
     return _table(("what", "value"), rows)
+
+
+def _figure(value: Any) -> Any:
+    return "undefined" if value is None else f"{value:.6g}" if isinstance(value, float) else value
 
 
 def _table(head: tuple[str, ...], rows: list[tuple[Any, ...]]) -> str:

@@ -12,6 +12,9 @@ from torch import Tensor, nn
 
 from finsense.state.scaler import CLIP, Scaler
 
+# The names of an experiment's activations.
+ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU}
+
 
 class ScaledState(BaseFeaturesExtractor):
     """The frozen scaler as a layer, so that saved weights and exported graphs carry it."""
@@ -59,14 +62,39 @@ class MaskedActor(nn.Module):
         Returns:
             action (N,) int64 and probabilities (N, A) float32.
         """
-        logits = self.action_net(self.actor(self.scaled_state(state)))
-        # x - x is 0 for every finite x and NaN for the others: a clip or an argmax may hide a NaN, this cannot.
-        fault = (state - state).sum(dim=1, keepdim=True)
-        shares = torch.softmax(torch.where(mask, logits, torch.finfo(torch.float32).min), dim=1)
-        # A NaN compares with nothing, so it becomes 0 here; a masked action scores below that.
-        score = torch.where(mask, torch.where(shares >= 0.0, shares, 0.0), -1.0)
-        probabilities = torch.where(mask, shares, 0.0) + fault
-        return score.argmax(dim=1), probabilities
+        return _decided(self.action_net(self.actor(self.scaled_state(state))), state, mask)
+
+
+class MaskedGreedy(nn.Module):
+    """The deciding part of a Q network: the legal action with the highest Q, and a softmax of the Qs for show.
+
+    It shares its weights with the network. It is what validation runs and what is exported.
+
+    Args:
+        network: state (N, F) float32 in, Q values (N, A) float32 out, scaler inside.
+        temperature: the difference in Q that makes an action e times as probable. It ranks nothing anew: the
+            probabilities tell how clear a decision is, not how often another one would be tried.
+    """
+
+    def __init__(self, network: nn.Module, temperature: float) -> None:
+        super().__init__()
+        self.network = network
+        self.temperature = temperature
+
+    def forward(self, state: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Decide; arguments, result and what a state that is not finite gives are those of `MaskedActor`."""
+        return _decided(self.network(state) / self.temperature, state, mask)
+
+
+def _decided(logits: Tensor, state: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """The most probable legal action, and the softmax over the legal ones."""
+    # x - x is 0 for every finite x and NaN for the others: a clip or an argmax may hide a NaN, this cannot.
+    fault = (state - state).sum(dim=1, keepdim=True)
+    shares = torch.softmax(torch.where(mask, logits, torch.finfo(torch.float32).min), dim=1)
+    # A NaN compares with nothing, so it becomes 0 here; a masked action scores below that.
+    score = torch.where(mask, torch.where(shares >= 0.0, shares, 0.0), -1.0)
+    probabilities = torch.where(mask, shares, 0.0) + fault
+    return score.argmax(dim=1), probabilities
 
 
 def weights_hash(policy: nn.Module) -> str:

@@ -26,7 +26,8 @@ class Progress:
         reward_mean: of the last 100 episodes; NaN before the first has ended.
         trades_per_episode: fills / 2 of the last 100 episodes; NaN before the first has ended.
         hold_share: share of the rollout's decisions that hold.
-        last_eval: the last evaluation, if there was one.
+        last_eval: the last evaluation, if there was one; of a resumed run the best one, until the next.
+        evaluated: environment steps at the last evaluation; 0 before the first.
     """
 
     steps: int
@@ -37,6 +38,7 @@ class Progress:
     trades_per_episode: float
     hold_share: float
     last_eval: Verdict | None
+    evaluated: int
 
 
 class TrainingInterrupted(KeyboardInterrupt):

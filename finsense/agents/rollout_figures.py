@@ -1,28 +1,28 @@
-"""Figures of one rollout, read from the buffer that the learner filled anyway: nothing is counted step by step."""
+"""Figures of the last decisions, read from the buffer that the learner fills anyway: nothing is counted by step."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sb3_contrib.common.maskable.buffers import MaskableRolloutBuffer
 
 from finsense.account.portfolio import ACCOUNT_FEATURES
+from finsense.agents.learner import Decisions
 
 _POSITION = ACCOUNT_FEATURES.index("position")
 _DRAWDOWN = ACCOUNT_FEATURES.index("drawdown")
 
 
-def decision_figures(buffer: MaskableRolloutBuffer, names: Sequence[str], hold: int) -> dict[str, float]:
+def decision_figures(decisions: Decisions, names: Sequence[str], hold: int) -> dict[str, float]:
     """Shares of the actions and how often each was masked.
 
     Args:
-        buffer: full, before its first minibatch was drawn.
+        decisions: what was done.
         names: one per action.
         hold: the action that is always legal.
     """
-    counts = np.bincount(buffer.actions.astype(np.int64).ravel(), minlength=len(names))
-    legal = buffer.action_masks.mean(axis=(0, 1))
+    counts = np.bincount(decisions.actions.ravel(), minlength=len(names))
+    legal = decisions.masks.mean(axis=(0, 1))
     tags = [name.replace(" ", "_") for name in names]
     figures = {f"actions/{tag}_share": count / counts.sum() for tag, count in zip(tags, counts, strict=True)}
     figures["mask/valid_mean"] = float(legal.sum())
@@ -32,15 +32,15 @@ def decision_figures(buffer: MaskableRolloutBuffer, names: Sequence[str], hold: 
     return figures
 
 
-def exposure_figures(buffer: MaskableRolloutBuffer, bars_per_session: float) -> dict[str, float]:
+def exposure_figures(decisions: Decisions, bars_per_session: float) -> dict[str, float]:
     """Exposure, turnover, drawdown and holding time, from the account's part of the observations.
 
     `turnover` is the change of the position's share of the equity, summed over a session; the price's own drift is in
-    it. `max_dd` is the deepest drawdown of each environment in this rollout, averaged, a fraction <= 0.
+    it. `max_dd` is the deepest drawdown of each environment in these steps, averaged, a fraction <= 0.
     """
-    account = buffer.observations[:, :, -len(ACCOUNT_FEATURES) :]
+    account = decisions.states[:, :, -len(ACCOUNT_FEATURES) :]
     position, drawdown = account[:, :, _POSITION], account[:, :, _DRAWDOWN]
-    same_episode = buffer.episode_starts[1:] == 0
+    same_episode = decisions.starts[1:] == 0
     moved = np.abs(np.diff(position, axis=0)) * same_episode
     held = position != 0
     entries = int((held[1:] & ~held[:-1] & same_episode).sum() + held[0].sum())

@@ -59,7 +59,7 @@ def _continued(run_dir: Path, experiment: Experiment, markets: Markets) -> dict[
     except FileNotFoundError as error:
         raise RunError(f"{run_dir} holds no run to resume: {Path(error.filename).name} is missing") from error
     if manifest["config_hash"] != experiment.hash():
-        changes = "\n".join(f"  {line}" for line in _differences(before, experiment.resolved(), ""))
+        changes = "\n".join(f"  {line}" for line in differences(before, experiment.resolved(), ""))
         raise RunError(
             f"{run_dir} was another experiment; resume it with its own configuration ({run_dir / CONFIG}), "
             f"or start a new run. Changed since:\n{changes}"
@@ -70,16 +70,16 @@ def _continued(run_dir: Path, experiment: Experiment, markets: Markets) -> dict[
         )
         raise RunError(f"{run_dir} was trained on other bars of {changes}; restore the data, or start a new run")
     if manifest["versions"] != versions():
-        changes = "; ".join(_differences(manifest["versions"], versions(), ""))
+        changes = "; ".join(differences(manifest["versions"], versions(), ""))
         log.warning("the run goes on with other versions, so its result may differ", changes=changes)
     return manifest
 
 
-def _differences(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str) -> Iterator[str]:
+def differences(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
     """One line per value that differs, `key: before -> after`."""
     for key in dict.fromkeys([*before, *after]):
         old, new = before.get(key, "nothing"), after.get(key, "nothing")
         if isinstance(old, dict) and isinstance(new, dict):
-            yield from _differences(old, new, f"{prefix}{key}.")
+            yield from differences(old, new, f"{prefix}{key}.")
         elif str(old) != str(new):
             yield f"{prefix}{key}: {old} -> {new}"

@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from finsense.account.rules import AccountRules
-from finsense.agents.network import MaskedActor
 from finsense.envs.core import EpisodeRules
 from finsense.envs.tape import Tape
 from finsense.envs.vector import TradingVecEnv
@@ -26,6 +26,8 @@ class Path:
         states: (n - 1, F) float32, what was seen at each decision.
         masks: (n - 1, A) bool.
         actions: (n - 1,) int64.
+        equity_paise: (n,) int64, at each bar's close; the first is the balance.
+        position: (n,) int64, shares at each bar's close.
         reward: sum of the rewards.
         performance: the account's figures.
     """
@@ -33,6 +35,8 @@ class Path:
     states: NDArray[np.float32]
     masks: NDArray[np.bool_]
     actions: NDArray[np.int64]
+    equity_paise: NDArray[np.int64]
+    position: NDArray[np.int64]
     reward: float
     performance: Performance
 
@@ -81,7 +85,7 @@ class Judge:
     Args:
         tape: the span.
         rules: the account's rules.
-        episode: whose reward is summed; its length and start play no part.
+        episode: whose reward is summed; its length, start and slippage play no part.
         sessions_per_year: for annual figures.
 
     Attributes:
@@ -94,12 +98,12 @@ class Judge:
         self._sessions_per_year = sessions_per_year
         self._balance_paise = rules.balance_paise
         self._hold = rules.hold_action
-        whole = replace(episode, bars=None, random_start=False)
+        whole = replace(episode, bars=None, random_start=False, slippage_bps=None)
         self._envs = TradingVecEnv(tape, rules, len(tape.symbols), whole)
         self.state_width = self._envs.core.state_width
         self.action_count = self._envs.core.action_count
 
-    def judge(self, actor: MaskedActor) -> Verdict:
+    def judge(self, actor: nn.Module) -> Verdict:
         """The policy's figures."""
         return self.verdict(self.paths(actor_choice(actor)))
 
@@ -144,7 +148,7 @@ class Judge:
         return [recorder.path(self._balance_paise, self._sessions_per_year) for recorder in recorders]
 
 
-def actor_choice(actor: MaskedActor) -> Choose:
+def actor_choice(actor: nn.Module) -> Choose:
     """The most probable legal action of a network."""
 
     def choose(state: NDArray[np.float32], mask: NDArray[np.bool_]) -> int:
@@ -191,11 +195,12 @@ class _Recorder:
     def path(self, balance_paise: int, sessions_per_year: int) -> Path:
         bars = slice(self._first, self._first + len(self._equity))
         fills = np.array(self._fills, np.int64).reshape(-1, 4)
+        equity, position = np.array(self._equity, np.int64), np.array(self._position, np.int64)
         figures = performance(
             time_ns=self._tape.times[bars],
             day=self._tape.markets["day"][bars],
-            equity_paise=np.array(self._equity, np.int64),
-            position=np.array(self._position, np.int64),
+            equity_paise=equity,
+            position=position,
             close_paise=self._tape.markets["close_paise"][bars],
             fill_bar=fills[:, 0],
             fill_quantity=fills[:, 1],
@@ -205,7 +210,8 @@ class _Recorder:
             sessions_per_year=sessions_per_year,
         )
         actions = np.array(self._actions, np.int64)
-        return Path(np.array(self._states), np.array(self._masks), actions, self.reward, figures)
+        states, masks = np.array(self._states), np.array(self._masks)
+        return Path(states, masks, actions, equity, position, self.reward, figures)
 
 
 def _mean(values: list[float]) -> float:

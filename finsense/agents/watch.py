@@ -1,4 +1,4 @@
-"""Watches a training from rollout to rollout: figures, evaluations, the best weights, checkpoints, and the end."""
+"""Watches a training between its rollouts: figures, evaluations, the best weights, checkpoints, and the end."""
 
 import math
 import threading
@@ -10,15 +10,21 @@ from typing import Any
 
 import structlog
 from numpy.typing import NDArray
-from sb3_contrib import MaskablePPO
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.logger import HParam
+from stable_baselines3.common.logger import HParam, Image
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from finsense.agents.checkpoint import Best, save_checkpoint, saved_weights
-from finsense.agents.network import MaskedActor, weights_finite
+from finsense.agents.learner import Learner
+from finsense.agents.network import weights_finite
+from finsense.agents.pathologies import ALARMS, judge_conduct, rollout_conduct
+from finsense.agents.pictures import Gallery
 from finsense.agents.progress import Progress, TrainingInterrupted
 from finsense.agents.rollout_figures import decision_figures, episode_figures, exposure_figures
-from finsense.agents.validation import Judge
+from finsense.agents.validation import Judge, actor_choice
+from finsense.agents.validation import Path as Walk
 from finsense.config import Experiment
 from finsense.envs.vector import TradingVecEnv
 
@@ -44,6 +50,7 @@ class Watch(BaseCallback):
     """Acts between two rollouts, where the weights are settled and an exact resume is possible.
 
     Args:
+        learner: of the experiment's kind of agent.
         experiment: what is trained.
         judge: of the validation span.
         checkpoints: their folder.
@@ -54,10 +61,11 @@ class Watch(BaseCallback):
         evaluated: environment steps at the last evaluation, of a resumed run.
     """
 
-    model: MaskablePPO
+    model: OnPolicyAlgorithm | OffPolicyAlgorithm
 
     def __init__(
         self,
+        learner: Learner,
         experiment: Experiment,
         judge: Judge,
         checkpoints: Path,
@@ -69,6 +77,7 @@ class Watch(BaseCallback):
     ) -> None:
         super().__init__()
         self.best = best
+        self._learner = learner
         self._experiment = experiment
         self._agent = experiment.agent
         self._judge = judge
@@ -78,11 +87,13 @@ class Watch(BaseCallback):
         self._report = report
         self._evaluated = evaluated
         self._latest = best.verdict if best else None
+        self._alarms: dict[str, str] = {}
+        self._gallery = Gallery(experiment, judge.tape)
         self._ended: deque[NDArray[Any]] = deque(maxlen=_WINDOW)
         self._ended_bars: deque[int] = deque(maxlen=_WINDOW)
 
     def _on_training_start(self) -> None:
-        self._settled = self._saved = self._first_step = self.model.num_timesteps
+        self._settled = self._saved = self._checked = self._reported = self._first_step = self.model.num_timesteps
         self._started_s = time.monotonic()
         tape = self._envs.core.tape
         bars = sum(int(last) - int(first) + 1 for first, last in tape.spans)
@@ -109,20 +120,37 @@ class Watch(BaseCallback):
         return True
 
     def _on_rollout_end(self) -> None:
-        buffer = self.model.rollout_buffer
+        steps = self.model.num_timesteps - self._reported
+        if steps < self._agent.report_steps:
+            return
+        self._reported = self.model.num_timesteps
+        found = self._learner.decisions(self.model, steps)
         names, hold = self._experiment.account.action_names, self._experiment.account.hold_action
-        decisions = decision_figures(buffer, names, hold)
+        decisions = decision_figures(found, names, hold)
         episodes = episode_figures(
             list(self._ended), self._ended_bars, self._experiment.account.balance_paise, self._bars_per_session
         )
-        for name, value in {**decisions, **exposure_figures(buffer, self._bars_per_session), **episodes}.items():
+        conduct = rollout_conduct(found, self._experiment.account)
+        for name, value in {
+            **decisions,
+            **exposure_figures(found, self._bars_per_session),
+            **episodes,
+            **conduct,
+        }.items():
             self.logger.record(name, value)
+        self.model.dump_logs()
         if self._report is not None:
             trades = episodes.get("trades/per_episode", math.nan)
             self._report(self._progress(trades, decisions[f"actions/{names[hold].replace(' ', '_')}_share"]))
 
     def _on_rollout_start(self) -> None:
         self._settle(last=False)
+        curriculum = self._experiment.episode.charges
+        if curriculum is not None:
+            # A function of the steps alone, so a resumed run takes the charges that it would have taken.
+            fraction = curriculum.fraction(self.model.num_timesteps / self._agent.steps)
+            self._envs.core.charge(fraction)
+            self.logger.record("policy/charged_fraction", fraction)
 
     def _on_training_end(self) -> None:
         self._settle(last=True)
@@ -137,20 +165,26 @@ class Watch(BaseCallback):
     def _settle(self, last: bool) -> None:
         """Everything that is due at this step."""
         steps = self.model.num_timesteps
+        # Looked at once: a Ctrl-C during the evaluation below waits for the next rollout, and then all is saved.
+        stop = self._asked_to_stop.is_set()
         if steps > self._settled or last:
             self._settled = steps
-            self._refuse_nan()
-            if steps > self._evaluated and (last or _due(steps, self._evaluated, self._agent.eval_every)):
+            judge = steps > self._evaluated and (last or _due(steps, self._evaluated, self._agent.eval_every))
+            save = steps > self._saved and (last or stop or _due(steps, self._saved, self._agent.checkpoint_every))
+            if judge or save or last or steps - self._checked >= self._agent.report_steps:
+                self._refuse_nan()
+                self._checked = steps
+            if judge:
                 self._evaluate()
-            stop = self._asked_to_stop.is_set()
-            if steps > self._saved and (last or stop or _due(steps, self._saved, self._agent.checkpoint_every)):
-                save_checkpoint(self._checkpoints, self.model, self._envs, self.best, self._evaluated)
+            if save:
+                save_checkpoint(self._checkpoints, self._learner, self.model, self._envs, self.best, self._evaluated)
                 self._saved = steps
-        if self._asked_to_stop.is_set():
+        if stop:
             raise TrainingInterrupted(f"interrupted after {steps} steps; the run can be resumed")
 
     def _evaluate(self) -> None:
-        verdict = self._judge.judge(MaskedActor(self.model.policy))
+        paths = self._judge.paths(actor_choice(self._learner.actor(self._experiment, self.model)))
+        verdict = self._judge.verdict(paths)
         steps = self._evaluated = self.model.num_timesteps
         self._latest = verdict
         for name, value in verdict.as_dict().items():
@@ -158,7 +192,19 @@ class Watch(BaseCallback):
                 self.logger.record(f"eval/{name}", value)
         if self.best is None or verdict.log_return > self.best.verdict.log_return:
             self.best = Best(steps, verdict, saved_weights(self.model))
+        self._tell_conduct(paths)
+        for name, raster in self._gallery.pictures(paths).items():
+            self._record(name, Image(raster, "HWC"))
         log.info("evaluated", steps=steps, log_return=round(verdict.log_return, 5), best=self.best.steps == steps)
+
+    def _tell_conduct(self, paths: list[Walk]) -> None:
+        """What the policy does wrong, as tags; a fault that the last evaluation did not have is logged too."""
+        figures, alarms = judge_conduct(paths, self._experiment.account)
+        for name, value in {**figures, **{name: float(name in alarms) for name in ALARMS}}.items():
+            self.logger.record(f"policy/{name}", value)
+        for name in alarms.keys() - self._alarms.keys():
+            log.warning("the policy raises an alarm", steps=self.model.num_timesteps, alarm=name, says=alarms[name])
+        self._alarms = alarms
 
     def _refuse_nan(self) -> None:
         loss = self.logger.name_to_value.get("train/loss", 0.0)
@@ -166,7 +212,7 @@ class Watch(BaseCallback):
             raise diverged(self.model)
 
     def _progress(self, trades: float, hold_share: float) -> Progress:
-        rollout = self._agent.envs * self._agent.n_steps
+        rollout = self._agent.rollout_steps
         # A rollout is never cut short, so the last one may end beyond the steps that were asked for.
         steps, total = self.model.num_timesteps, -(-self._agent.steps // rollout) * rollout
         pace = (steps - self._first_step) / max(time.monotonic() - self._started_s, 1e-9)
@@ -180,13 +226,14 @@ class Watch(BaseCallback):
             trades_per_episode=trades,
             hold_share=hold_share,
             last_eval=self._latest,
+            evaluated=self._evaluated,
         )
 
     def _record(self, name: str, value: Any) -> None:
         self.logger.record(name, value, exclude=("stdout", "log", "json", "csv"))
 
 
-def diverged(model: MaskablePPO) -> TrainingError:
+def diverged(model: BaseAlgorithm) -> TrainingError:
     """The error for weights or a loss that are not finite."""
     return TrainingError(
         f"the loss or the weights are no longer finite after {model.num_timesteps} steps (update {model._n_updates}); "

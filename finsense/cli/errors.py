@@ -9,6 +9,7 @@ import typer
 from finsense.account.session import IllegalAction
 from finsense.config import ConfigError
 from finsense.evaluation.oracle import OracleError
+from finsense.evaluation.walkforward import FoldError
 from finsense.live.journal import JournalError
 from finsense.live.loop import BooksDiffer
 from finsense.market.bars import BarsError
@@ -35,6 +36,7 @@ _KINDS: dict[type[Exception], tuple[str, int]] = {
     InstrumentError: ("data", DATA),
     SimulationError: ("data", DATA),
     ExtensionError: ("features", CONFIG),
+    FoldError: ("walkforward", CONFIG),
     OracleError: ("oracle", CONFIG),
     CalendarError: ("calendar", DATA),
     CostError: ("costs", DATA),

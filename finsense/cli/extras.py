@@ -1,5 +1,6 @@
 """The one place where an optional extra is imported."""
 
+from importlib import import_module
 from types import ModuleType
 
 from finsense.cli.errors import USAGE, refuse
@@ -13,6 +14,7 @@ _TRAINING = (
     "onnxscript",
     "tensorboard",
     "matplotlib",
+    "optuna",
 )
 
 
@@ -23,14 +25,13 @@ def _missing(error: ModuleNotFoundError, what: str) -> None:
     refuse("extras", f"{what} needs `{error.name}`: pip install 'finsense[train]'", USAGE)
 
 
-def ppo_learner() -> ModuleType:
-    """`finsense.agents.ppo`, of the extra [train]."""
+def agents(module: str) -> ModuleType:
+    """A module of `finsense.agents`, of the extra [train]."""
     try:
-        from finsense.agents import ppo  # noqa: PLC0415  (the extra [train])
+        return import_module(f"finsense.agents.{module}")
     except ModuleNotFoundError as error:
         _missing(error, "training")
         raise
-    return ppo
 
 
 def environment_drivers() -> ModuleType:

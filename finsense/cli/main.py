@@ -20,8 +20,11 @@ from finsense.cli.lookahead import lookahead
 from finsense.cli.oracle import oracle
 from finsense.cli.paper import paper
 from finsense.cli.parity import parity
+from finsense.cli.runs import runs_app
 from finsense.cli.state import state
 from finsense.cli.train import train
+from finsense.cli.tune import tune
+from finsense.cli.walkforward import walkforward
 
 app = typer.Typer(
     name="finsense",
@@ -34,6 +37,8 @@ _FILE = "--data bars.parquet --symbol RELIANCE --from 2023-12-01 --to 2023-12-29
 for command, example in (
     (demo, "finsense demo"),
     (train, "finsense train configs/ppo_reliance_5m.yaml --set agent.steps=200000 --json"),
+    (tune, "finsense tune configs/tune_demo.yaml --trials 20 --storage runs/tune_demo.journal"),
+    (walkforward, "finsense walkforward configs/walkforward_5m.yaml --folds 3 --seeds 10 --out runs/walkforward_5m"),
     (backtest, f"finsense backtest checkpoints/ppo_reliance_5m {_FILE} --report report.html"),
     (
         paper,
@@ -50,6 +55,7 @@ for command, example in (
     app.command(epilog=f"Example: {example}")(guarded(command))
 app.add_typer(config_app)
 app.add_typer(features_app)
+app.add_typer(runs_app)
 
 
 def _show_version(wanted: bool) -> None:

@@ -1,6 +1,7 @@
-"""`finsense train`: from an experiment file to a verified bundle."""
+"""`finsense train`: from an experiment file to a verified bundle, of one seed or of several."""
 
 import datetime as dt
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -10,15 +11,19 @@ import typer
 from rich.console import Console
 
 from finsense.cli.config import ConfigFile, Overrides
-from finsense.cli.errors import USAGE, refuse
-from finsense.cli.extras import ppo_learner
+from finsense.cli.crew_progress import CrewProgress
+from finsense.cli.errors import RUNTIME, USAGE, refuse
+from finsense.cli.extras import agents
 from finsense.cli.options import AsJson, print_json
 from finsense.cli.progress import TrainingProgress
+from finsense.cli.seeds_table import seeds_document, show_seeds
 from finsense.config import Experiment, load_experiment
 from finsense.model.bundle import copy_bundle
 
 BUNDLES = Path("checkpoints")
 RUNS = Path("runs")
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
+Jobs = Annotated[int | None, typer.Option(metavar="J", min=1, help="Trainings at once; as many as there are cores.")]
 
 
 def new_run_folder(experiment: Experiment) -> Path:
@@ -28,27 +33,45 @@ def new_run_folder(experiment: Experiment) -> Path:
 
 
 def run_training(experiment: Experiment, run_folder: Path, *, resume: bool, console: Console, quiet: bool) -> Any:
-    """Train in a folder with the progress on the console; returns `finsense.agents.ppo.Trained`."""
-    learner = ppo_learner()
-    run_folder.mkdir(parents=True, exist_ok=True)
-    with (run_folder / "command.txt").open("a") as file:
-        file.write(shlex.join(sys.argv) + "\n")
+    """Train in a folder with the progress on the console; returns `finsense.agents.training.Trained`."""
+    recorded = agents("recorded_training")
+    note_command(run_folder)
     with TrainingProgress(console, quiet=quiet) as progress:
-        return learner.train(experiment, run_folder, resume=resume, report=progress)
+        return recorded.train_recorded(experiment, run_folder, resume=resume, report=progress)
+
+
+def note_command(folder: Path) -> None:
+    """Add this command to the folder's command.txt."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "command.txt").open("a") as file:
+        file.write(shlex.join(sys.argv) + "\n")
+
+
+def cores() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0))
 
 
 def train(
     config: ConfigFile,
     overrides: Overrides = None,
+    seeds: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, help="Train N seeds, from the experiment's own on; export the median."),
+    ] = None,
+    jobs: Jobs = None,
+    test: Annotated[
+        bool, typer.Option("--test", help="With --seeds: judge the exported seed on the test span, once.")
+    ] = False,
     out: Annotated[
         Path | None,
         typer.Option(metavar="DIR", file_okay=False, help="Folder of the run; the bundle goes to DIR/bundle."),
     ] = None,
     resume: Annotated[
         Path | None,
-        typer.Option(metavar="RUN", exists=True, file_okay=False, help="Go on with a run that was stopped."),
+        typer.Option(metavar="RUN", exists=True, file_okay=False, help="Go on with a run or a group of seeds."),
     ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+    quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
     """Train the agent of an experiment and export it; Ctrl-C saves a checkpoint, --resume goes on from it."""
@@ -59,10 +82,13 @@ def train(
     if resume is None and run_folder.exists() and any(run_folder.iterdir()):
         refuse("usage", f"{run_folder} is not empty; choose another --out, or --resume {run_folder}", USAGE)
     console = Console(stderr=True)
+    if seeds is not None or (run_folder / "group.json").exists():
+        _train_seeds(console, experiment, run_folder, seeds, jobs or cores(), resume is not None, test, quiet, as_json)
+        return
+    if jobs is not None or test:
+        refuse("usage", "--jobs and --test belong to --seeds N", USAGE)
     trained = run_training(experiment, run_folder, resume=resume is not None, console=console, quiet=quiet)
-    bundle = trained.bundle
-    if run_folder.parent == RUNS:
-        bundle = copy_bundle(trained.bundle, BUNDLES / experiment.name).path
+    bundle = _kept(trained.bundle, run_folder, experiment)
     if as_json:
         print_json(
             {
@@ -71,6 +97,7 @@ def train(
                 "steps": trained.steps,
                 "seconds": round(trained.seconds, 3),
                 "validation": trained.validation,
+                "alarms": trained.alarms,
             }
         )
         return
@@ -79,3 +106,36 @@ def train(
     typer.echo(f"bundle:     {bundle}")
     for name, value in trained.validation.items():
         typer.echo(f"validation: {name} {value}")
+    for text in trained.alarms.values():
+        typer.secho(f"warning:    {text}", fg="yellow")
+
+
+def _train_seeds(
+    console: Console,
+    experiment: Experiment,
+    folder: Path,
+    count: int | None,
+    jobs: int,
+    resume: bool,
+    test: bool,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    group = agents("seeds")
+    seeds = group.open_group(folder, experiment, count, resume)
+    note_command(folder)
+    with CrewProgress(console, quiet=quiet) as progress:
+        outcomes = group.train_seeds(folder, experiment, seeds, jobs=jobs, tell=progress)
+    outcome = group.conclude(folder, experiment, outcomes, test=test)
+    bundle = None if outcome.bundle is None else _kept(outcome.bundle, folder, experiment)
+    if as_json:
+        print_json(seeds_document(outcome, bundle))
+    else:
+        show_seeds(Console(), outcome, bundle)
+    if any(one.state != "finished" for one in outcome.seeds):
+        refuse("train", f"not every seed finished; go on with --resume {folder}", RUNTIME)
+
+
+def _kept(bundle: Path, folder: Path, experiment: Experiment) -> Path:
+    """The bundle of a run under runs/ is copied to checkpoints/<name>; the bundle of another folder stays there."""
+    return copy_bundle(bundle, BUNDLES / experiment.name).path if folder.parent == RUNS else bundle

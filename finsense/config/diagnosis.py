@@ -51,9 +51,9 @@ def diagnose(
         elif kind == "union_tag_not_found":
             tag = str(error["ctx"]["discriminator"]).strip("'")
             missing.append((route, tag, node))
-            # Without its kind, pydantic looks at none of the mapping's keys.
-            near = [key for key in _mapping(node) if tag in suggestions(key, [tag])]
-            for key in near:
+            # Without its kind, pydantic looks at none of the mapping's keys: a key that no kind has is wrong anyway.
+            allowed = keys(schema.at(route, root))
+            for key in [key for key in _mapping(node) if key not in allowed]:
                 where = (*route, key)
                 found[where], misspelt[where] = _unknown_key(where, _mapping(node)[key], root, schema)
         elif kind == "union_tag_invalid":

@@ -10,14 +10,18 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from finsense.account.rules import AccountRules
+from finsense.config.agents import Agent
 from finsense.config.diagnosis import CONTRADICTION
 from finsense.config.rendering import to_plain, to_yaml
+from finsense.config.search import Search
 from finsense.market.costs import ChargeRules
 from finsense.market.simulate import SimulatedMarket
 from finsense.market.sources.files import FileSource
 from finsense.state.spec import StateSpec
 
 MAX_SEED = 2**32 - 1
+# How a simulated market comes to know a series that an indicator needs.
+_ADVICE = {"index_close": "index: {beta: 1, correlation: 0.5}", "vix_close": "vix: true"}
 
 
 class _Section(BaseModel):
@@ -80,49 +84,35 @@ class DrawdownReward(_Section):
 
 
 Reward = Annotated[LogEquityReward | DifferentialSharpeReward | DrawdownReward, Field(discriminator="kind")]
+_Bps = Annotated[float, Field(ge=0, le=1000)]
 DataSource = Annotated[SimulatedMarket | FileSource, Field(discriminator="kind")]
 
 
+class Curriculum(_Section):
+    """Charges that rise linearly over the first part of a training; in YAML `{from: 0, until: 0.3}`."""
+
+    first: float = Field(default=0.0, alias="from", ge=0, le=1, description="fraction of the charges at first")
+    until: float = Field(default=0.3, gt=0, le=1, description="after this fraction of the steps they are whole")
+
+    def fraction(self, done: float) -> float:
+        """The fraction of the charges that is taken after a fraction of the training's steps."""
+        return min(self.first + (1.0 - self.first) * done / self.until, 1.0)
+
+
 class Episode(_Section):
-    """The window that one training episode covers."""
+    """How one training episode is played; validation and test are played whole, at the account's slippage and costs."""
 
     bars: Annotated[int, Field(ge=2)] | None = Field(default=None, description="length; null for the whole span")
     start: Literal["random", "fixed"] = "random"
-
-
-class PpoAgent(_Section):
-    """Maskable PPO; the names of the hyperparameters and, but for the rollout, their defaults are those of SB3.
-
-    The rollout is `envs` x `n_steps` bars: many environments and few steps, for the environment is vectorised.
-    """
-
-    kind: Literal["ppo"]
-    steps: int = Field(default=1_000_000, ge=1, description="environment steps in all")
-    envs: int = Field(default=16, ge=1, le=65_536, description="environments in one batch")
-    eval_every: int = Field(default=50_000, ge=1, description="environment steps between evaluations")
-    checkpoint_every: int = Field(default=100_000, ge=1, description="environment steps between checkpoints")
-    learning_rate: float = Field(default=3e-4, gt=0, le=1)
-    n_steps: int = Field(default=256, ge=1, description="steps per environment and rollout")
-    batch_size: int = Field(default=256, ge=2, description="rows of one gradient step")
-    n_epochs: int = Field(default=10, ge=1, description="passes over a rollout")
-    gamma: float = Field(default=0.99, ge=0, le=1, description="discount per bar")
-    gae_lambda: float = Field(default=0.95, ge=0, le=1)
-    clip_range: float = Field(default=0.2, gt=0, le=1)
-    ent_coef: float = Field(default=0.0, ge=0)
-    vf_coef: float = Field(default=0.5, ge=0)
-    max_grad_norm: float = Field(default=0.5, gt=0)
-    target_kl: Annotated[float, Field(gt=0)] | None = Field(default=None, description="null for no early stop")
-    net_arch: tuple[Annotated[int, Field(ge=1, le=65_536)], ...] = Field(default=(64, 64), max_length=16)
-    activation: Literal["tanh", "relu"] = "tanh"
+    slippage_bps: tuple[_Bps, _Bps] | None = Field(
+        default=None, description="lowest and highest; each episode draws its own; null for the account's"
+    )
+    charges: Curriculum | None = Field(default=None, description="null for whole charges from the first step on")
 
     @model_validator(mode="after")
-    def _batches_fill_the_rollout(self) -> Self:
-        rollout = self.n_steps * self.envs
-        product = f"n_steps x envs = {self.n_steps} x {self.envs} = {rollout}"
-        if self.batch_size > rollout:
-            raise ValueError(f"batch_size must be at most one rollout ({product}), found {self.batch_size}")
-        if rollout % self.batch_size:
-            raise ValueError(f"batch_size must divide one rollout ({product}), found {self.batch_size}")
+    def _slippage_in_order(self) -> Self:
+        if self.slippage_bps is not None and self.slippage_bps[0] > self.slippage_bps[1]:
+            raise ValueError(f"slippage_bps must not fall, found {list(self.slippage_bps)}")
         return self
 
 
@@ -159,8 +149,9 @@ class Experiment(_Section):
     costs: ChargeRules = ChargeRules()
     reward: Reward = LogEquityReward()
     episode: Episode = Episode()
-    agent: PpoAgent
+    agent: Agent
     evaluation: Evaluation = Evaluation()
+    tune: Search | None = Field(default=None, description="of `finsense tune`; null for no search")
 
     @model_validator(mode="after")
     def _sections_agree(self) -> Self:
@@ -174,15 +165,17 @@ class Experiment(_Section):
     def resolved(self) -> dict[str, Any]:
         """Every value with its default, as JSON values; paths are absolute."""
         values: dict[str, Any] = to_plain(self.model_dump(by_alias=True))
+        if self.tune is None:
+            del values["tune"]
         return values
 
     def hash(self) -> str:
         """SHA-256 (hex) of the canonical JSON of the resolved values.
 
         A path counts by its last name only: where a checkout lies does not change the experiment, and what the file
-        holds is named by the hash of the bars.
+        holds is named by the hash of the bars. How better values would be searched for (`tune`) does not count.
         """
-        values = to_plain(self.model_dump(by_alias=True), path=lambda path: path.name)
+        values = to_plain(self.model_dump(by_alias=True, exclude={"tune"}), path=lambda path: path.name)
         text = json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -208,11 +201,12 @@ def contradictions(sections: Mapping[str, Any]) -> dict[tuple[str, ...], str]:
                 found["split", name, "to"] = f"{name} ends on {span.last}, after {simulated}"
     state = sections.get("state")
     if isinstance(data, SimulatedMarket) and isinstance(state, StateSpec):
-        known = () if data.index is None else ("index_close",)
+        known = [name for name, there in (("index_close", data.index is not None), ("vix_close", data.vix)) if there]
         for feature in state.features:
             lacking = [name for name in feature.indicator.needs if name not in known]
             if lacking:
-                advice = "add `index: {beta: 1, correlation: 0.5}` to it, or " if lacking == ["index_close"] else ""
+                keys = [_ADVICE[name] for name in lacking if name in _ADVICE]
+                advice = f"add `{'`, `'.join(keys)}` to it, or " if len(keys) == len(lacking) else ""
                 found["state", "features"] = (
                     f"{feature.name} reads {', '.join(lacking)}, which the simulated market does not have: {advice}"
                     f"leave {feature.name} out"

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from finsense.account.portfolio import ACCOUNT, ACCOUNT_FEATURES
 from finsense.account.rules import AccountRules
 from finsense.account.session import IllegalAction
-from finsense.envs.kernel import ENV, reset_envs, step_envs
+from finsense.envs.kernel import ENV, refresh_masks, reset_envs, step_envs
 from finsense.envs.rewards import REWARD_INPUTS, REWARD_MEMORY, REWARDS
 from finsense.envs.tape import Tape
+from finsense.market.costs import scaled_schedules
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,8 @@ class EpisodeRules:
         reward_parameters: parameters of the reward that differ from its defaults.
         bars: steps of an episode; None plays the whole span.
         random_start: whether an episode starts at a random symbol and bar, or env i on symbol i from its first bar.
+        slippage_bps: lowest and highest slippage, of which each episode draws its own, in steps of a hundredth of a
+            basis point; None for that of the account's rules.
     """
 
     reward: str = "log_equity"
@@ -34,6 +37,7 @@ class EpisodeRules:
     reward_parameters: Mapping[str, float] = field(default_factory=dict)
     bars: int | None = None
     random_start: bool = True
+    slippage_bps: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         if self.reward not in REWARDS:
@@ -43,6 +47,8 @@ class EpisodeRules:
             raise ValueError(f"unknown parameter of reward `{self.reward}`: {', '.join(unknown)}")
         if self.bars is not None and self.bars < 1:
             raise ValueError(f"an episode needs at least 1 bar, found {self.bars}")
+        if self.slippage_bps is not None and not 0 <= self.slippage_bps[0] <= self.slippage_bps[1] <= 1000:
+            raise ValueError(f"slippage_bps must rise within 0 to 1000, found {self.slippage_bps}")
 
 
 class Outcome(NamedTuple):
@@ -54,6 +60,7 @@ class Outcome(NamedTuple):
         terminated: (N,) bool, ruined.
         truncated: (N,) bool, at the end of the window.
         finals: (N, F) float32, valid in the rows that ended: the last state of the episode.
+        final_masks: (N, A) bool, valid in the rows that ended: the legal actions in that state.
         accounts: (N,) of dtype ACCOUNT, valid in the rows that ended: the account as the episode left it.
     """
 
@@ -62,6 +69,7 @@ class Outcome(NamedTuple):
     terminated: NDArray[np.bool_]
     truncated: NDArray[np.bool_]
     finals: NDArray[np.float32]
+    final_masks: NDArray[np.bool_]
     accounts: NDArray[Any]
 
 
@@ -97,10 +105,15 @@ class TradingCore:
         self._rewards = np.zeros(count, np.float32)
         self._terminated, self._truncated = np.zeros(count, np.bool_), np.zeros(count, np.bool_)
         self._finals = np.zeros((count, self.state_width), np.float32)
+        self._final_masks = np.zeros((count, self.action_count), np.bool_)
         self.final_accounts = np.zeros(count, ACCOUNT)
         cells = tape.states.reshape(-1)
-        self._world = (record, tape.markets, tape.schedules, cells, tape.spec.width, tape.states.shape[1])
-        self._window = (tape.spans, episode.bars or 0, episode.random_start)
+        self._schedules = tape.schedules.copy()
+        self._charged = 1.0
+        self._world = (record, tape.markets, self._schedules, cells, tape.spec.width, tape.states.shape[1])
+        slippage = (rules.slippage_bps, rules.slippage_bps) if episode.slippage_bps is None else episode.slippage_bps
+        lowest_ppm, highest_ppm = (round(bps * 100) for bps in slippage)
+        self._window = (tape.spans, episode.bars or 0, episode.random_start, (lowest_ppm, highest_ppm))
         scratch = np.zeros(REWARD_INPUTS + 1)
         self._reward = (reward.address, np.array([*parameters, 0.0]), float(episode.reward_scale), scratch)
 
@@ -112,6 +125,17 @@ class TradingCore:
     def seed(self, seed: int) -> None:
         """Seed env i with seed + i, as N single environments would be."""
         self.envs["random"] = [draw_seed(seeding.np_random(seed + index)[0]) for index in range(self.count)]
+
+    def charge(self, fraction: float) -> None:
+        """From now on take this fraction of the tape's charges; the masks follow at once.
+
+        Args:
+            fraction: 0 is a market without charges, 1 the tape's own.
+        """
+        if fraction != self._charged:
+            self._charged = fraction
+            self._schedules[...] = scaled_schedules(self.tape.schedules, fraction)
+            refresh_masks(self._world, self.envs, self.accounts, self.masks)
 
     def reset(self, chosen: NDArray[np.bool_] | None = None) -> NDArray[np.float32]:
         """Start new episodes in the chosen environments (all by default); (N, F) float32, valid in those rows."""
@@ -148,12 +172,14 @@ class TradingCore:
             self._terminated,
             self._truncated,
             self._finals,
+            self._final_masks,
             self.final_accounts,
         )
         if fault >= 0:
             legal = np.flatnonzero(self.masks[fault]).tolist()
             raise IllegalAction(f"env {fault}: action {actions[fault]} is not legal here; legal actions: {legal}")
-        return Outcome(states, self._rewards, self._terminated, self._truncated, self._finals, self.final_accounts)
+        ended = self._finals, self._final_masks, self.final_accounts
+        return Outcome(states, self._rewards, self._terminated, self._truncated, *ended)
 
 
 def _check_length(tape: Tape, episode: EpisodeRules) -> None:

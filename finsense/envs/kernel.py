@@ -6,7 +6,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from finsense.account.mask import place_order
+from finsense.account.mask import place_order, write_legal_actions
 from finsense.account.orders import fill_of
 from finsense.account.portfolio import apply_fill, mark, open_account
 from finsense.account.session import write_observation
@@ -21,6 +21,7 @@ ENV = np.dtype(
         ("first_bar", np.int64),
         ("last_bar", np.int64),
         ("reward_sum", np.float64),
+        ("slippage_ppm", np.int64),  # of this episode
     ]
 )
 _CELL_BYTES = 8
@@ -63,12 +64,16 @@ def _restart(
     spans: NDArray[np.int64],
     episode_bars: int,
     random_start: bool,
+    slippage: tuple[int, int],
     env: Any,
     account: Any,
     memory: NDArray[np.float64],
 ) -> None:
-    """Start the next episode of one env; the caller writes its observation."""
+    """Start the next episode of one env; the caller writes its observation. The rules take the episode's slippage."""
     _choose_window(env, index, spans, episode_bars, random_start)
+    lowest, highest = slippage
+    env.slippage_ppm = lowest + (_draw(env, highest - lowest + 1) if highest > lowest else 0)
+    rules.slippage_ppm = env.slippage_ppm
     env.bar = env.first_bar
     env.reward_sum = 0.0
     for cell in range(memory.shape[1]):
@@ -90,16 +95,26 @@ def reset_envs(
 ) -> None:
     """Start a new episode in every chosen env; arguments as in `step_envs`."""
     rules, markets, schedules, cells, width, _ = world
-    spans, episode_bars, random_start = window
+    spans, episode_bars, random_start, slippage = window
     for index in range(len(envs)):
         if chosen[index]:
             env, account = envs[index], accounts[index]
-            _restart(index, rules[0], markets, spans, episode_bars, random_start, env, account, memory)
+            _restart(index, rules[0], markets, spans, episode_bars, random_start, slippage, env, account, memory)
             market = markets[env.bar]
             schedule = schedules[market.schedule]
             write_observation(
                 account, rules[0], market, schedule, cells, market.first_cell, width, states, masks, index
             )
+
+
+@njit(cache=True)
+def refresh_masks(world: Any, envs: Any, accounts: Any, masks: NDArray[np.bool_]) -> None:
+    """Write the legal actions of every env anew, after the charges have changed; arguments as in `step_envs`."""
+    rules, markets, schedules, _, _, _ = world
+    for index in range(len(envs)):
+        market = markets[envs[index].bar]
+        rules[0].slippage_ppm = envs[index].slippage_ppm
+        write_legal_actions(accounts[index], rules[0], market, schedules[market.schedule], masks, index)
 
 
 @njit(cache=True, forceinline=True)  # as write_observation is
@@ -134,15 +149,17 @@ def step_envs(
     terminated: NDArray[np.bool_],
     truncated: NDArray[np.bool_],
     finals: NDArray[np.float32],
+    final_masks: NDArray[np.bool_],
     summaries: Any,
 ) -> int:
     """One step of every env; returns the first env whose action is illegal (then nothing was changed), or -1.
 
     Args:
         actions: (N,) int64.
-        world: rules, markets, schedules, the market states' cells, cells of one
-            stacked state, cells of one row of it.
-        window: spans (symbols, 2) int64, bars of an episode (0: the whole span), whether episodes start at random.
+        world: rules (they take the slippage of each env as its turn comes), markets, schedules, the market states'
+            cells, cells of one stacked state, cells of one row of it.
+        window: spans (symbols, 2) int64, bars of an episode (0: the whole span), whether episodes start at random,
+            lowest and highest slippage of an episode (parts per million).
         reward: kernel address, parameters (float64), scale, scratch (float64) for its inputs and its output.
         envs: (N,) of dtype ENV.
         accounts: (N,) of dtype ACCOUNT.
@@ -154,6 +171,7 @@ def step_envs(
         terminated: output, (N,) bool.
         truncated: output, (N,) bool.
         finals: output, (N, F) float32, the last state of the episodes that ended; other rows are left alone.
+        final_masks: output, (N, A) bool, the legal actions in that state; other rows are left alone.
         summaries: output, (N,) of dtype ACCOUNT, the account as an ended episode left it; other rows are left alone.
     """
     for index in range(len(envs)):
@@ -164,10 +182,10 @@ def step_envs(
     # references costs more than the work done with it.
     address, parameters, scale, scratch = reward
     rules, markets, schedules, cells, width, columns = world
-    spans, episode_bars, random_start = window
+    spans, episode_bars, random_start, slippage = window
     rule = rules[0]
     schedules, cells, scratch = borrow(schedules), borrow(cells), borrow(scratch)
-    states, masks, finals = borrow(states), borrow(masks), borrow(finals)
+    states, masks, finals, final_masks = borrow(states), borrow(masks), borrow(finals), borrow(final_masks)
     last_market = len(markets) - 1
     markets_address, cells_address = markets.ctypes.data, cells.ctypes.data
     memory_address, memory_bytes = memory.ctypes.data, _CELL_BYTES * memory.shape[1]
@@ -175,6 +193,7 @@ def step_envs(
     output_address = inputs_address + _CELL_BYTES * REWARD_INPUTS
     for index in range(len(envs)):
         env, account = envs[index], accounts[index]
+        rule.slippage_ppm = env.slippage_ppm
         _trade(account, rule, markets[env.bar], markets[env.bar + 1], schedules, actions[index], scratch)
         env.bar += 1
         call_kernel(address, inputs_address, parameters_address, memory_address + memory_bytes * index, output_address)
@@ -185,9 +204,10 @@ def step_envs(
         if (terminated[index] or truncated[index]) and autoreset:
             market = markets[env.bar]
             schedule = schedules[market.schedule]
-            write_observation(account, rule, market, schedule, cells, market.first_cell, width, finals, masks, index)
+            first = market.first_cell
+            write_observation(account, rule, market, schedule, cells, first, width, finals, final_masks, index)
             summaries[index] = account
-            _restart(index, rule, markets, spans, episode_bars, random_start, env, account, memory)
+            _restart(index, rule, markets, spans, episode_bars, random_start, slippage, env, account, memory)
         market = markets[env.bar]
         schedule = schedules[market.schedule]
         write_observation(account, rule, market, schedule, cells, market.first_cell, width, states, masks, index)

@@ -77,7 +77,8 @@ class TradingVecEnv(VecEnv):
     """The face that Stable-Baselines3 trains on; masks come as one array from `env_method("action_masks")`.
 
     The info of a finished env carries `terminal_observation`, `TimeLimit.truncated` and `episode` (r, l, t), as SB3's
-    own wrappers do, and `account`, the last books of the episode. The other infos are shared empty dicts.
+    own wrappers do, `terminal_action_mask`, the actions that were legal in that observation, and `account`, the last
+    books of the episode. The other infos are shared empty dicts.
     """
 
     render_mode: str | None = None
@@ -122,11 +123,13 @@ class TradingVecEnv(VecEnv):
         if ended.size:
             infos = list(infos)
             # Copied together: a record copied alone costs as much as dozens of steps.
-            finals, accounts = outcome.finals[ended], outcome.accounts.take(ended)
+            finals, final_masks = outcome.finals[ended], outcome.final_masks[ended]
+            accounts = outcome.accounts.take(ended)
             elapsed_s = round(time.monotonic() - self._started_s, 6)
             for row, index in enumerate(ended.tolist()):
                 infos[index] = {
                     "terminal_observation": finals[row],
+                    "terminal_action_mask": final_masks[row],
                     "TimeLimit.truncated": bool(outcome.truncated[index]),
                     "account": accounts[row],
                     "episode": {"r": float(self._returns[index]), "l": int(self._lengths[index]), "t": elapsed_s},

@@ -137,10 +137,15 @@ def long_shares(trace: Trace, signal: Floats, edges: Floats) -> dict[str, Floats
     Returns:
         "flat" and "long" -> (k,) float64 shares in [0, 1], NaN where no bar fell into the bin.
     """
-    held = trace.position
-    after = held + trace.orders
     free = trace.masks.sum(axis=1) > 1
-    place = np.digitize(signal[: len(held)], edges) - 1
+    return shares_by_signal(trace.position, trace.position + trace.orders, free, signal[: len(free)], edges)
+
+
+def shares_by_signal(
+    held: NDArray[np.int64], after: NDArray[np.int64], free: NDArray[np.bool_], signal: Floats, edges: Floats
+) -> dict[str, Floats]:
+    """`long_shares` from what is held, (n,), what the decision is to hold, (n,), and where there is a choice, (n,)."""
+    place = np.digitize(signal, edges) - 1
     found = {}
     for name, chosen in (("flat", held == 0), ("long", held > 0)):
         share = np.full(len(edges) - 1, np.nan)

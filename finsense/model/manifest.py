@@ -14,6 +14,53 @@ class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class Candidate(_Part):
+    """One of several trainings of which one was chosen.
+
+    Attributes:
+        name: of its run, such as `seed_3` or `trial_0012`.
+        state: `finished`; `pruned` (stopped early for its evaluations); `infeasible` (its values did not go together);
+            or `failed`.
+        log_return: on the validation span; of a pruned one at its last evaluation; None where there is none.
+        sharpe: likewise.
+    """
+
+    name: str
+    state: Literal["finished", "pruned", "infeasible", "failed"]
+    log_return: float | None
+    sharpe: float | None
+
+
+class Selection(_Part):
+    """How the policy was chosen among others that were trained beside it.
+
+    Statistics that correct for the choice (such as the deflated Sharpe ratio) need every candidate, also the failed.
+
+    Attributes:
+        among: `seeds` of one experiment, or `trials` of a search for hyperparameters.
+        metric: figure of the validation span that they were compared by.
+        candidates: all of them.
+        chosen: name of the exported one.
+        reason: why that one.
+        interquartile_mean: of the finished seeds' metric; None for trials.
+        interval: 95 % bootstrap interval of it; None for trials and for a single seed.
+        test: figures of the chosen one on the test span, which was touched this once; None: not touched.
+    """
+
+    among: Literal["seeds", "trials"]
+    metric: str
+    candidates: tuple[Candidate, ...]
+    chosen: str
+    reason: str
+    interquartile_mean: float | None = None
+    interval: tuple[float, float] | None = None
+    test: dict[str, Any] | None = None
+
+    def count(self, state: str) -> int:
+        """How many candidates ended so."""
+        return sum(one.state == state for one in self.candidates)
+
+
 class Provenance(_Part):
     """Where a policy comes from.
 
@@ -26,6 +73,7 @@ class Provenance(_Part):
         git_commit: of the training code; empty when it was not run from a checkout.
         versions: library -> version.
         weights_hash: SHA-256 of the trained weights.
+        selection: how it was chosen among others; None where it was trained alone.
     """
 
     config_hash: str
@@ -36,6 +84,7 @@ class Provenance(_Part):
     git_commit: str
     versions: dict[str, str]
     weights_hash: str
+    selection: Selection | None = None
 
 
 class Manifest(_Part):
@@ -57,6 +106,7 @@ class Manifest(_Part):
         sessions_per_year: for annual figures.
         provenance: where it comes from.
         validation: results on the validation span.
+        alarms: what was wrong, or may be, with its conduct on the validation span: name -> a sentence.
     """
 
     format: Literal[1] = 1
@@ -74,6 +124,7 @@ class Manifest(_Part):
     sessions_per_year: int
     provenance: Provenance
     validation: dict[str, Any]
+    alarms: dict[str, str] = {}
 
     @property
     def state_width(self) -> int:

@@ -1,0 +1,8 @@
+"""Every learner by its `agent.kind`: from an experiment and a run's folder to a verified bundle."""
+
+from collections.abc import Callable
+
+from finsense.agents import dqn, ppo
+from finsense.agents.training import Trained
+
+LEARNERS: dict[str, Callable[..., Trained]] = {"ppo": ppo.train, "dqn": dqn.train}

@@ -1,0 +1,1 @@
+"""Stable-Baselines3's DQN under action masks: double, n-step, dueling, prioritised, compiled."""
