@@ -128,7 +128,7 @@ def _figures(sums: NDArray[np.float64], count: int, terms: Terms, figures: NDArr
 
 
 @njit(cache=True, error_model="numpy")
-def _norm(gradient: Floats) -> float:
+def gradient_norm(gradient: Floats) -> float:
     """The Euclidean norm, in as many sums as a block is long, so that they can be taken side by side."""
     sums = np.zeros(BLOCK, np.float32)
     for start in range(0, len(gradient), BLOCK):
@@ -142,7 +142,7 @@ def _norm(gradient: Floats) -> float:
 
 
 @njit(cache=True, error_model="numpy")
-def _adam(state: State, optimiser: Optimiser, step: int, share: float) -> None:
+def adam_step(state: State, optimiser: Optimiser, step: int, share: float) -> None:
     """One step as torch's Adam takes it (Kingma and Ba 2015), of the gradient times `share`."""
     weights, first, second, gradient = state.weights, state.first, state.second, state.gradient
     fresh1, fresh2 = np.float32(1.0 - optimiser.beta1), np.float32(1.0 - optimiser.beta2)
@@ -192,11 +192,11 @@ def run_epoch(
         chosen = order[minibatch * size : (minibatch + 1) * size]
         sums = minibatch_gradient(table, samples, chosen, terms, state, scratch)
         _figures(sums, size, terms, figures[minibatch])
-        norm = _norm(state.gradient)
+        norm = gradient_norm(state.gradient)
         if not (np.isfinite(sums).all() and np.isfinite(figures[minibatch, _LOSS]) and np.isfinite(norm)):
             return NOT_FINITE, minibatch + 1, step
         if figures[minibatch, _DIVERGENCE] > optimiser.largest_divergence:
             return STOPPED, minibatch + 1, step
         step += 1
-        _adam(state, optimiser, step, min(optimiser.max_grad_norm / (norm + 1e-6), 1.0))
+        adam_step(state, optimiser, step, min(optimiser.max_grad_norm / (norm + 1e-6), 1.0))
     return DONE, minibatches, step

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from finsense.agents.fast_ppo.acting import scale_rows
 from finsense.agents.fast_ppo.layout import TILE
 from finsense.agents.fast_ppo.passes import Floats, Table, backward, forward, turn_weights
-from finsense.agents.fast_ppo.update import Optimiser, Scratch, State, _adam, _norm
+from finsense.agents.fast_ppo.update import Optimiser, Scratch, State, adam_step, gradient_norm
 from finsense.agents.masked_dqn.ring import Batch, Law, Ring, fill_batch
 from finsense.agents.masked_dqn.sum_tree import reweigh
 from finsense.agents.masked_dqn.values import base_of, best_legal, heads
@@ -200,10 +200,10 @@ def run_updates(
         fill_batch(ring, head, count, law, uniforms[update], batch)
         write_targets(table, dueling, batch, target, state.weights, scaling, scratch, targets)
         batch_gradient(table, dueling, batch, targets, scaling, state, scratch, errors, figures[update])
-        norm = _norm(state.gradient)
+        norm = gradient_norm(state.gradient)
         if not (np.isfinite(figures[update]).all() and np.isfinite(norm)):
             return update, largest_weight
-        _adam(state, optimiser, step + update + 1, min(optimiser.max_grad_norm / (norm + 1e-6), 1.0))
+        adam_step(state, optimiser, step + update + 1, min(optimiser.max_grad_norm / (norm + 1e-6), 1.0))
         if law.prioritised:
             largest_weight = reweigh(ring.tree, batch.leaves, errors, priority_exponent, largest_weight)
     return len(uniforms), largest_weight
