@@ -103,7 +103,12 @@ def last_tags(run: Path) -> dict[str, float]:
 def test_a_training_that_gives_up_trading_says_so(tmp_path: Path) -> None:
     """Ten times the charges: even on a market that reverts nothing can be earned, and the learner finds out."""
     config = config_file(
-        tmp_path, costs={"scale": 10.0}, account__actions=ALL_IN, agent__steps=40_960, agent__learning_rate=3e-3
+        tmp_path,
+        costs={"scale": 10.0},
+        account__actions=ALL_IN,
+        agent__steps=40_960,
+        agent__eval_every=10_240,
+        agent__learning_rate=3e-3,
     )
     run = tmp_path / "run"
     done = CliRunner().invoke(app, ["train", str(config), "--out", str(run), "--quiet"])
@@ -125,6 +130,7 @@ def test_a_healthy_training_raises_no_alarm(tmp_path: Path) -> None:
         data__shock=0.006,
         account__actions=ALL_IN,
         agent__steps=40_960,
+        agent__eval_every=10_240,
         agent__learning_rate=3e-3,
     )
     run = tmp_path / "run"

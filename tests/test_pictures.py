@@ -70,13 +70,17 @@ def test_the_actions_show_trades_only_where_there_were_some() -> None:
     assert coloured(busy, *sold) > 3 * coloured(idle, *sold) > 0
 
 
-def test_every_evaluation_puts_them_into_tensorboard(tmp_path: Path) -> None:
+@pytest.mark.parametrize("every", [500, 1])
+def test_evaluations_put_them_into_tensorboard(tmp_path: Path, every: int) -> None:
     run = tmp_path / "run"
-    train(experiment(), run)
+    train(experiment(agent__eval_every=every, agent__steps=4096), run)
     events = EventAccumulator(str(run / TENSORBOARD), size_guidance={"images": 0})
     events.Reload()
-    steps = [event.step for event in events.Scalars("eval/log_return")]
-    assert len(steps) >= 4
+    evaluated = [event.step for event in events.Scalars("eval/log_return")]
+    # All where they are few; of many, the first in each tenth of the training. Written with the next rollout's figures.
+    rollout, tenths = 256, range(410, 4096, 410)
+    steps = evaluated if every == 500 else [min(s for s in evaluated if s - rollout >= tenth) for tenth in tenths]
+    assert len(steps) >= 8
     assert set(events.Tags()["images"]) == {"pictures/equity", "pictures/actions", "pictures/policy"}
     for name in events.Tags()["images"]:
         assert [event.step for event in events.Images(name)] == steps

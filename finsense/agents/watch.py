@@ -31,6 +31,8 @@ from finsense.envs.vector import TradingVecEnv
 log = structlog.get_logger()
 
 _WINDOW = 100
+# Drawings over a training: TensorBoard shows so many of a tag, and each costs a fifth of a second.
+_PICTURES = 10
 # They are logged as scalars of the same names, or TensorBoard's HPARAMS tab stays empty.
 _METRICS = (
     "eval/log_return",
@@ -89,6 +91,7 @@ class Watch(BaseCallback):
         self._latest = best.verdict if best else None
         self._alarms: dict[str, str] = {}
         self._gallery = Gallery(experiment, judge.tape)
+        self._drawn = 0
         self._ended: deque[NDArray[Any]] = deque(maxlen=_WINDOW)
         self._ended_bars: deque[int] = deque(maxlen=_WINDOW)
 
@@ -193,8 +196,10 @@ class Watch(BaseCallback):
         if self.best is None or verdict.log_return > self.best.verdict.log_return:
             self.best = Best(steps, verdict, saved_weights(self.model))
         self._tell_conduct(paths)
-        for name, raster in self._gallery.pictures(paths).items():
-            self._record(name, Image(raster, "HWC"))
+        if _due(steps, self._drawn, -(-self._agent.steps // _PICTURES)):
+            self._drawn = steps
+            for name, raster in self._gallery.pictures(paths).items():
+                self._record(name, Image(raster, "HWC"))
         log.info("evaluated", steps=steps, log_return=round(verdict.log_return, 5), best=self.best.steps == steps)
 
     def _tell_conduct(self, paths: list[Walk]) -> None:
