@@ -139,7 +139,9 @@ def test_a_column_that_never_moves_tells_nothing() -> None:
     values = market.values.copy()
     values[:, 0] = 3.0
     found = _judged([Samples("S", values, market.forward, market.day, market.exit_day)])
-    assert (found.correlation.value[0], found.direction.value[0], found.permutation.value[0]) == (0, 0, 0)
+    assert (found.correlation.value[0], found.direction.value[0]) == (0, 0)
+    # A product of matrices, whose last bits hang on how many threads it is cut into.
+    assert found.permutation.value[0] == pytest.approx(0, abs=1e-12)
     assert found.correlation.chance[0] == found.direction.chance[0] == 1
     assert found.same_sign[0] == 0
     assert found.order[0] == 4
