@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test proofs format bench clean
+.PHONY: setup demo test proofs proofs-full format bench clean
 
 setup: $(STAMP)
 
@@ -27,6 +27,10 @@ test: setup
 # The long proofs; their results are in docs/results.md.
 proofs: setup
 	$(BIN)/pytest -m slow
+
+# At the size of docs/results.md, some ten minutes more.
+proofs-full: setup
+	FINSENSE_PROOF_SEEDS=10 $(BIN)/pytest -m slow
 
 format: setup
 	$(BIN)/ruff format .
