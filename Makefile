@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test proofs proofs-full format bench clean
+.PHONY: setup demo test fuzz proofs proofs-full format bench clean
 
 setup: $(STAMP)
 
@@ -23,6 +23,10 @@ test: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/pytest -n 2
+
+# The properties once more on examples never tried before (the gate repeats the same ones).
+fuzz: setup
+	$(BIN)/pytest -n 2 --hypothesis-profile=search
 
 # The long proofs; their results are in docs/results.md.
 proofs: setup

@@ -4,6 +4,12 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# The gate tries the same examples at every run, so that it judges the change and not the draw; `make fuzz` draws anew.
+settings.register_profile("repeatable", derandomize=True, deadline=None)
+settings.register_profile("search", max_examples=1000, deadline=None, print_blob=True)
+settings.load_profile("repeatable")
 
 SHARED_NSE = Path(__file__).resolve().parents[2] / "shared" / "data" / "nse"
 
