@@ -12,15 +12,15 @@ from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
 from benchmarks.markets import SYMBOL, account_rules, bars_of, setting, tape_of
 from benchmarks.measurement import Effort
 from finsense.account.portfolio import ACCOUNT_FEATURES
-from finsense.agents.export import export_graph
 from finsense.agents.golden_bars import golden_bars
+from finsense.agents.graph import export_graph
 from finsense.agents.network import MaskedActor, ScaledState
 from finsense.envs.vector import TradingVecEnv
 from finsense.model.bundle import Bundle, write_bundle
 from finsense.model.golden import record_golden
 from finsense.model.manifest import Manifest, Provenance
 from finsense.model.onnx_policy import OnnxPolicy
-from finsense.model.policy import Decision
+from finsense.model.policy import Decision, Policy
 from finsense.state.scaler import fit_scaler
 
 _INTERVAL = "5m"
@@ -43,7 +43,7 @@ def exported() -> bytes:
     return export_graph(MaskedActor(untrained().policy), _state_width(), _action_count())
 
 
-class PredictPolicy:
+class PredictPolicy(Policy):
     """The peer: the policy as `MaskablePPO.predict` decides."""
 
     def __init__(self) -> None:

@@ -12,7 +12,7 @@ from finsense.evaluation.baselines import AlwaysFlat, BuyAndHold, RandomLegal, r
 from finsense.market.bars import Bars, BarsError
 from finsense.market.costs import ChargeRules, CostError
 from finsense.market.simulate import SimulatedMarket
-from finsense.model.policy import Decision
+from finsense.model.policy import Decision, Policy
 from finsense.state.builder import HistoryError
 from finsense.state.spec import StateSpec
 
@@ -22,7 +22,7 @@ def bars() -> Bars:
     return market(sessions=8)
 
 
-class _Script:
+class _Script(Policy):
     """Buys at the first bar, sells at the fifth."""
 
     def __init__(self) -> None:

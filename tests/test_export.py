@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from sb3_contrib import MaskablePPO
 from small_experiment import experiment
 
-from finsense.agents.export import OPSET, ExportError, export_graph, verify_graph
 from finsense.agents.golden_bars import golden_bars
+from finsense.agents.graph import OPSET, ExportError, export_graph, torch_decider, verify_graph
 from finsense.agents.markets import episode_rules, load_markets
 from finsense.agents.network import MaskedActor, ScaledState
 from finsense.agents.ppo import Trained, masked_ppo, train
@@ -118,9 +118,9 @@ def test_another_network_is_refused(
 ) -> None:
     markets = load_markets(chosen)
     other = masked_ppo(chosen, markets, TradingVecEnv(markets.train, chosen.account, 8, episode_rules(chosen)))
-    with pytest.raises(ExportError, match=r"not the network: run one by one, \d+ states differ by up to"):
-        verify_graph(graph, MaskedActor(other.policy), *seen)
-    proof = verify_graph(graph, actor, *seen)
+    with pytest.raises(ExportError, match=r"not its source: run one by one, \d+ states differ by up to"):
+        verify_graph(graph, torch_decider(MaskedActor(other.policy)), *seen)
+    proof = verify_graph(graph, torch_decider(actor), *seen)
     assert proof.states == len(seen[0])
     assert proof.probability_difference <= 1e-5
 

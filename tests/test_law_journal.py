@@ -252,4 +252,4 @@ def test_the_intent_is_on_disk_before_the_order_leaves(bundle: Bundle, bars: Bar
             exchange.warm(bar)
         LiveLoop(session, bundle.policy, Watching(exchange), journal).run(ReplayFeed(trading.take(0, 80)))
     assert len(sent) > 5
-    assert [(row[0], row[13]) for row in left] == sent
+    assert [(row[0], row[14]) for row in left] == sent

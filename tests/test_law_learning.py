@@ -30,7 +30,7 @@ SPANS = {
 UNSEEN = range(1000, 1008)
 
 
-class KnownSignal:
+class KnownSignal(Policy):
     """Knows the hidden deviation from the mean: buys below one line, sells above another."""
 
     def __init__(self, deviation: NDArray[np.float64], buy_below: float, sell_above: float) -> None:

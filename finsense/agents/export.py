@@ -1,121 +1,95 @@
-"""From a trained network to a verified bundle: the graph, the proof that it decides alike, golden vectors, the card."""
+"""From a trained policy to a verified bundle: the proof that the graph decides alike, golden vectors, the card."""
 
 import io
-import logging
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
-import onnxruntime as ort
-import torch
 from numpy.typing import NDArray
 from stable_baselines3.common.base_class import BaseAlgorithm
-from torch import nn
 
 from finsense.agents.checkpoint import Best
 from finsense.agents.golden_bars import golden_bars
+from finsense.agents.graph import Decide, ExportError, ExportProof, export_graph, torch_decider, verify_graph
 from finsense.agents.learner import Learner
 from finsense.agents.markets import Markets
 from finsense.agents.model_card import model_card
 from finsense.agents.network import weights_hash
 from finsense.agents.pathologies import judge_conduct
-from finsense.agents.validation import Judge, actor_choice, random_choice
+from finsense.agents.validation import Judge, Verdict, random_choice
 from finsense.config import Experiment
 from finsense.market.simulate import SimulatedMarket
 from finsense.model.bundle import Bundle, write_bundle
 from finsense.model.golden import PROBABILITY_TOLERANCE, record_golden
-from finsense.model.manifest import Manifest, Provenance
+from finsense.model.manifest import Forecast, Manifest, Provenance
 from finsense.model.onnx_policy import OnnxPolicy
 
-# Written by torch.export, the exporter that torch maintains. The opset is pinned: a newer torch must not change graphs.
-OPSET = 20
-# Two actions this close in probability are a tie: float32 arithmetic in another order may name either one.
-TIE = 1e-6
 # A golden state is decided so clearly that another processor's arithmetic decides it alike.
 _CLEAR = 1e-3
 _GOLDEN_STATES = 64
 
 
-class ExportError(ValueError):
-    """A graph that does not decide as the network does."""
-
-
 @dataclass(frozen=True)
-class ExportProof:
-    """What the export was verified on.
+class Lineage:
+    """What is left of a training for its bundle, besides the graph.
 
     Attributes:
-        states: how many states and masks.
-        ties: of these, so many had two best actions within TIE.
-        probability_difference: largest difference of a probability.
+        steps: environment steps, or rows of a supervised model, that were trained.
+        best_steps: of these, how many the exported weights had seen.
+        weights_hash: SHA-256 (hex) of the exported weights.
+        forecast: of a supervised model.
     """
 
-    states: int
-    ties: int
-    probability_difference: float
+    steps: int
+    best_steps: int
+    weights_hash: str
+    forecast: Forecast | None = None
 
 
-def export_graph(actor: nn.Module, state_width: int, action_count: int) -> bytes:
-    """The network as an ONNX graph: scaler, layers and mask inside, any number of rows."""
-    rows = torch.export.Dim("N")
-    example = torch.zeros(2, state_width), torch.ones(2, action_count, dtype=torch.bool)
-    # It warns of its own deprecations and of torchvision, which has no part in this.
-    registry = logging.getLogger("torch.onnx._internal.exporter._registration")
-    level = registry.level
-    registry.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            program = torch.onnx.export(
-                actor.eval(),
-                example,
-                input_names=["state", "mask"],
-                output_names=["action", "probabilities"],
-                dynamo=True,
-                opset_version=OPSET,
-                dynamic_shapes={"state": {0: rows}, "mask": {0: rows}},
-                verbose=False,
-            )
-    finally:
-        registry.setLevel(level)
-    assert program is not None
-    return _without_remarks(program.model_proto)
-
-
-def verify_graph(graph: bytes, actor: nn.Module, states: NDArray[np.float32], masks: NDArray[np.bool_]) -> ExportProof:
-    """Compare the graph with the network on every state, one by one and all at once.
+def write_policy_bundle(
+    path: Path,
+    graph: bytes,
+    decide: Decide,
+    experiment: Experiment,
+    markets: Markets,
+    judge: Judge,
+    trained: Lineage,
+    run: dict[str, Any],
+    tolerance: float = PROBABILITY_TOLERANCE,
+) -> Bundle:
+    """Verify a graph on the validation span and write its bundle, with figures, golden vectors and card.
 
     Args:
-        graph: the ONNX graph.
-        actor: the network.
-        states: (N, F) float32.
-        masks: (N, A) bool.
+        path: of the bundle.
+        graph: inputs state and mask, outputs action and probabilities.
+        decide: the source's own answer, which the graph must give too.
+        experiment: what was trained.
+        markets: its markets.
+        judge: of its validation span.
+        trained: how.
+        run: the run's manifest.
+        tolerance: as in `verify_graph`.
 
     Raises:
-        ExportError: a probability differs by more than 1e-5, an action differs, or a masked action is chosen.
+        ExportError: the graph does not decide as its source does.
+        BundleError: the bundle does not verify; an older one at `path` is untouched.
+        OSError: it cannot be written; an older one at `path` is untouched.
     """
-    with torch.inference_mode():
-        outputs = actor(torch.from_numpy(states), torch.from_numpy(masks))
-    expected_action, expected = (output.numpy() for output in outputs)
-    session = ort.InferenceSession(graph, providers=["CPUExecutionProvider"])
-    runner = OnnxPolicy(graph, states.shape[1], masks.shape[1])
-    decisions = [runner.act(states[row : row + 1], masks[row : row + 1]) for row in range(len(states))]
-    together = session.run(["action", "probabilities"], {"state": states, "mask": masks})
-    alone = np.array([one.action for one in decisions]), np.array([one.probabilities for one in decisions])
-    best_two = np.sort(expected, axis=1)[:, -2:]
-    tied = best_two[:, 1] - best_two[:, 0] <= TIE
-    largest = 0.0
-    for how, (action, probabilities) in (("one by one", alone), ("all at once", together)):
-        difference = np.abs(probabilities - expected).max(axis=1)
-        _refuse(difference > PROBABILITY_TOLERANCE, how, f"differ by up to {difference.max():.2e} in probability")
-        _refuse((action != expected_action) & ~tied, how, "are decided otherwise")
-        _refuse(~masks[np.arange(len(masks)), action], how, "are answered with a masked action")
-        _refuse((probabilities[~masks] != 0).any(keepdims=True), how, "give a masked action some probability")
-        largest = max(largest, float(difference.max()))
-    return ExportProof(len(states), int(tied.sum()), largest)
+    # The states that the policy itself meets, and those of an account that trades wildly: every mask comes up.
+    own = judge.paths(lambda state, mask: int(decide(state[None], mask[None])[0][0]))
+    walked = own + judge.paths(random_choice(np.random.default_rng(experiment.seed)))
+    states = np.concatenate([path.states for path in walked])
+    masks = np.concatenate([path.masks for path in walked])
+    proof = verify_graph(graph, decide, states, masks, tolerance)
+    policy = OnnxPolicy(graph, judge.state_width, judge.action_count)
+    chosen = _clear_states(decide, states, masks)
+    golden = record_golden(
+        policy, states[chosen], masks[chosen], golden_bars(experiment.state, markets.interval), experiment.state
+    )
+    _, alarms = judge_conduct(own, experiment.account)
+    manifest = _manifest(experiment, markets, trained, judge.verdict(own), proof, run, alarms)
+    return write_bundle(path, graph, manifest, golden, experiment.resolved_yaml(), model_card(manifest, experiment))
 
 
 def export_bundle(
@@ -128,38 +102,18 @@ def export_bundle(
     best: Best,
     run: dict[str, Any],
 ) -> Bundle:
-    """Put the best weights into the model, export and verify them on the validation span, and write the bundle.
-
-    Raises:
-        ExportError: the graph does not decide as the network does.
-        BundleError: the bundle does not verify; an older one at `path` is untouched.
-        OSError: it cannot be written; an older one at `path` is untouched.
-    """
+    """Put an agent's best weights into its model, and export and verify them; errors as in `write_policy_bundle`."""
     steps = model.num_timesteps
     model.set_parameters(io.BytesIO(best.weights), device="cpu")  # type: ignore[arg-type]
     actor = learner.actor(experiment, model)
     graph = export_graph(actor, judge.state_width, judge.action_count)
-    # The states that the policy itself meets, and those of an account that trades wildly: every mask comes up.
-    own = judge.paths(actor_choice(actor))
-    walked = own + judge.paths(random_choice(np.random.default_rng(experiment.seed)))
-    states = np.concatenate([path.states for path in walked])
-    masks = np.concatenate([path.masks for path in walked])
-    proof = verify_graph(graph, actor, states, masks)
-    policy = OnnxPolicy(graph, judge.state_width, judge.action_count)
-    chosen = _clear_states(actor, states, masks)
-    golden = record_golden(
-        policy, states[chosen], masks[chosen], golden_bars(experiment.state, markets.interval), experiment.state
-    )
-    _, alarms = judge_conduct(own, experiment.account)
-    manifest = _manifest(experiment, markets, weights_hash(model.policy), steps, best, proof, run, alarms)
-    return write_bundle(path, graph, manifest, golden, experiment.resolved_yaml(), model_card(manifest, experiment))
+    trained = Lineage(steps, best.steps, weights_hash(model.policy))
+    return write_policy_bundle(path, graph, torch_decider(actor), experiment, markets, judge, trained, run)
 
 
-def _clear_states(actor: nn.Module, states: NDArray[np.float32], masks: NDArray[np.bool_]) -> NDArray[np.intp]:
+def _clear_states(decide: Decide, states: NDArray[np.float32], masks: NDArray[np.bool_]) -> NDArray[np.intp]:
     """Rows spread over the span that are decided clearly."""
-    with torch.inference_mode():
-        _, probabilities = actor(torch.from_numpy(states), torch.from_numpy(masks))
-    best_two = np.sort(probabilities.numpy(), axis=1)[:, -2:]
+    best_two = np.sort(decide(states, masks)[1], axis=1)[:, -2:]
     clear = np.flatnonzero(best_two[:, 1] - best_two[:, 0] > _CLEAR)
     if not len(clear):
         raise ExportError(
@@ -172,9 +126,8 @@ def _clear_states(actor: nn.Module, states: NDArray[np.float32], masks: NDArray[
 def _manifest(
     experiment: Experiment,
     markets: Markets,
-    weights: str,
-    steps: int,
-    best: Best,
+    trained: Lineage,
+    verdict: Verdict,
     proof: ExportProof,
     run: dict[str, Any],
     alarms: dict[str, str],
@@ -200,38 +153,18 @@ def _manifest(
             data_hash=markets.data_hash,
             spans={name: (first.isoformat(), last.isoformat()) for name, (first, last) in spans.items()},
             seed=experiment.seed,
-            steps=steps,
+            steps=trained.steps,
             git_commit=run["git_commit"],
             versions=run["versions"],
-            weights_hash=weights,
+            weights_hash=trained.weights_hash,
         ),
         validation={
-            "best_steps": best.steps,
-            **best.verdict.as_dict(),
+            "best_steps": trained.best_steps,
+            **verdict.as_dict(),
             "export_states": proof.states,
             "export_ties": proof.ties,
             "export_probability_difference": proof.probability_difference,
         },
         alarms=alarms,
+        forecast=trained.forecast,
     )
-
-
-def _refuse(at_fault: NDArray[np.bool_], how: str, what: str) -> None:
-    rows = np.flatnonzero(at_fault)
-    if len(rows):
-        raise ExportError(
-            f"the exported graph is not the network: run {how}, {len(rows)} states {what} (rows {rows[:3].tolist()}); "
-            "the bundle was not written"
-        )
-
-
-def _without_remarks(model: onnx.ModelProto) -> bytes:
-    """The graph without the exporter's remarks, which name source files and stacks of this machine."""
-    graph = model.graph
-    model.doc_string = graph.doc_string = ""
-    del model.metadata_props[:], graph.metadata_props[:]
-    for part in (*graph.node, *graph.input, *graph.output, *graph.initializer, *graph.value_info):
-        part.doc_string = ""
-        del part.metadata_props[:]
-    onnx.checker.check_model(model)
-    return bytes(model.SerializeToString())

@@ -62,7 +62,7 @@ class MaskedActor(nn.Module):
         Returns:
             action (N,) int64 and probabilities (N, A) float32.
         """
-        return _decided(self.action_net(self.actor(self.scaled_state(state))), state, mask)
+        return decided(self.action_net(self.actor(self.scaled_state(state))), state, mask)
 
 
 class MaskedGreedy(nn.Module):
@@ -83,11 +83,20 @@ class MaskedGreedy(nn.Module):
 
     def forward(self, state: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Decide; arguments, result and what a state that is not finite gives are those of `MaskedActor`."""
-        return _decided(self.network(state) / self.temperature, state, mask)
+        return decided(self.network(state) / self.temperature, state, mask)
 
 
-def _decided(logits: Tensor, state: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """The most probable legal action, and the softmax over the legal ones."""
+def decided(logits: Tensor, state: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """The most probable legal action, and the softmax over the legal ones.
+
+    Args:
+        logits: (N, A) float32, a score of each action.
+        state: (N, F) float32; where a value of it is not finite, the probabilities are NaN.
+        mask: (N, A) bool.
+
+    Returns:
+        action (N,) int64 and probabilities (N, A) float32, exactly 0 where an action is masked.
+    """
     # x - x is 0 for every finite x and NaN for the others: a clip or an argmax may hide a NaN, this cannot.
     fault = (state - state).sum(dim=1, keepdim=True)
     shares = torch.softmax(torch.where(mask, logits, torch.finfo(torch.float32).min), dim=1)

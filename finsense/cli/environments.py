@@ -29,11 +29,12 @@ def drive_single(policy: Policy, bars: Bars, setting: Setting, first: dt.date | 
     stock = instrument(bars.symbol, derivatives=bars.derivatives)
     tape = build_tape([(bars, stock)], setting.state, setting.costs, first, last)
     env = TradingEnv(tape, setting.account, EpisodeRules(random_start=False))
-    recorder = Recorder()
+    recorder, policy, rows = Recorder(), policy.begin(), list(bars)
     state, _ = env.reset(seed=0)
     over = False
     while True:
         seen = Observation(state[None, :], env.action_masks()[None, :])
+        policy.learn(rows[int(env.core.envs["bar"][0])])
         action = policy.act(seen.state, seen.mask).action
         _note(recorder, env.core, 0, seen, action)
         if over:
@@ -48,10 +49,11 @@ def drive_vector(policy: Policy, bars: Bars, setting: Setting, first: dt.date | 
     tape = build_tape([(bars, stock)], setting.state, setting.costs, first, last)
     env = VectorTradingEnv(tape, setting.account, _VECTOR_WIDTH, EpisodeRules(random_start=False))
     middle = _VECTOR_WIDTH // 2
-    recorder = Recorder()
+    recorder, policy, rows = Recorder(), policy.begin(), list(bars)
     states, _ = env.reset(seed=0)
     while True:
         seen = Observation(states[middle : middle + 1].copy(), env.action_masks()[middle : middle + 1])
+        policy.learn(rows[int(env.core.envs["bar"][middle])])
         action = policy.act(seen.state, seen.mask).action
         _note(recorder, env.core, middle, seen, action)
         next_bar = int(env.core.envs["bar"][middle]) + 1

@@ -91,7 +91,7 @@ def backtest(
     stock = instrument(bars.symbol, derivatives=bars.derivatives)
     session = Session(stock, bars.interval, setting.state, setting.account, setting.costs)
     exchange = SimulatedExchange(stock, bars.interval, setting.account, setting.costs)
-    recorder = Recorder()
+    recorder, policy = Recorder(), policy.begin()
     for bar in history:
         session.warm(bar)
         exchange.warm(bar)
@@ -100,6 +100,7 @@ def backtest(
         seen = session.observe(bar)
         if seen is None:
             continue
+        policy.learn(bar)
         decision = policy.act(seen.state, seen.mask)
         order = session.order(decision.action)
         recorder.append(bar.time_ns, seen, decision.action, order.quantity if order else 0, session.account)

@@ -27,7 +27,7 @@ def _certain(action: int, mask: NDArray[np.bool_]) -> Decision:
     return Decision(action, probabilities)
 
 
-class AlwaysFlat:
+class AlwaysFlat(Policy):
     """Never trades."""
 
     def __init__(self, rules: AccountRules) -> None:
@@ -38,7 +38,7 @@ class AlwaysFlat:
         return _certain(self._hold, mask)
 
 
-class BuyAndHold:
+class BuyAndHold(Policy):
     """Buys whenever it may; an intraday account is squared off each session, and so buys anew each session."""
 
     def __init__(self, rules: AccountRules) -> None:
@@ -49,7 +49,7 @@ class BuyAndHold:
         return _certain(self._buy if mask[0, self._buy] else self._hold, mask)
 
 
-class RandomLegal:
+class RandomLegal(Policy):
     """Chooses among the legal actions with equal probability."""
 
     def __init__(self, random: np.random.Generator) -> None:
@@ -62,7 +62,7 @@ class RandomLegal:
         return Decision(int(legal[self._random.integers(len(legal))]), probabilities)
 
 
-class SmaCross:
+class SmaCross(Policy):
     """Long while the fast moving average of the closes stands above the slow one, else flat.
 
     It follows the bars by counting its own decisions, one per bar.

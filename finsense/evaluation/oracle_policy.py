@@ -14,13 +14,13 @@ from finsense.evaluation.baselines import action_codes
 from finsense.evaluation.oracle import OracleError, Solution
 from finsense.market.bars import Bars
 from finsense.market.simulate import SimulatedMarket
-from finsense.model.policy import Decision
+from finsense.model.policy import Decision, Policy
 from finsense.state.span import tradable_range
 
 Floats = NDArray[np.float64]
 
 
-class OraclePolicy:
+class OraclePolicy(Policy):
     """Decides by the hidden signal as the solution says, as far as the mask allows.
 
     It follows the bars by counting its own decisions, one per bar.

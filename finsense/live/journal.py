@@ -12,7 +12,7 @@ from finsense.account.session import Fill, Observation, Order
 from finsense.market.bars import Bar
 from finsense.model.policy import Decision
 
-FORMAT = 2
+FORMAT = 3
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS history (
@@ -22,7 +22,7 @@ CREATE TABLE IF NOT EXISTS bars (
     time_ns INTEGER PRIMARY KEY, open REAL, high REAL, low REAL, close REAL, volume INTEGER, extra BLOB NOT NULL,
     fill_quantity INTEGER NOT NULL, fill_price_paise INTEGER NOT NULL,
     state BLOB NOT NULL, mask BLOB NOT NULL, action INTEGER NOT NULL, probabilities BLOB NOT NULL,
-    order_quantity INTEGER NOT NULL,
+    votes BLOB NOT NULL, order_quantity INTEGER NOT NULL,
     cash_paise INTEGER NOT NULL, position INTEGER NOT NULL, equity_paise INTEGER NOT NULL
 );
 CREATE TRIGGER IF NOT EXISTS bars_never_change BEFORE UPDATE ON bars
@@ -30,7 +30,7 @@ BEGIN SELECT RAISE(ABORT, 'the journal is append-only'); END;
 CREATE TRIGGER IF NOT EXISTS bars_never_go BEFORE DELETE ON bars
 BEGIN SELECT RAISE(ABORT, 'the journal is append-only'); END;
 """
-_INSERT = f"INSERT INTO bars VALUES ({', '.join('?' * 17)})"
+_INSERT = f"INSERT INTO bars VALUES ({', '.join('?' * 18)})"
 
 
 class JournalError(ValueError):
@@ -47,6 +47,7 @@ class Record(NamedTuple):
         mask: the (A,) bool mask, as bytes.
         action: the chosen action.
         probabilities: (A,) float32, as bytes.
+        votes: what each member of an ensemble voted (dtype VOTE), as bytes; empty for a policy that is alone.
         order_quantity: the intent, signed shares; 0 for none.
         cash_paise: the session's cash at the bar's close.
         position: its shares.
@@ -59,6 +60,7 @@ class Record(NamedTuple):
     mask: bytes
     action: int
     probabilities: bytes
+    votes: bytes
     order_quantity: int
     cash_paise: int
     position: int
@@ -180,6 +182,7 @@ class Journal:
                 seen.mask.tobytes(),
                 decision.action,
                 decision.probabilities.tobytes(),
+                decision.vote_bytes,
                 order.quantity if order else 0,
                 *books,
             ),

@@ -30,7 +30,7 @@ class LiveLoop:
 
     def __init__(self, session: Session, policy: Policy, broker: Broker, journal: Journal) -> None:
         self._session = session
-        self._policy = policy
+        self._policy = policy.begin()
         self._broker = broker
         self._journal = journal
         self.recorder = Recorder()
@@ -49,10 +49,13 @@ class LiveLoop:
             seen = self._session.observe(record.bar)
             if seen is None or seen.state.tobytes() != record.state or seen.mask.tobytes() != record.mask:
                 raise JournalError(self._stale(record, "another state or mask", "the kernels of this version"))
+            self._policy.learn(record.bar)
+            if self._policy.recall(record.votes) != record.votes:
+                raise JournalError(self._stale(record, "other votes", "the members of this policy"))
             order = self._session.order(record.action)
             self._finish(record.bar, seen, record.action, order)
-            if (order.quantity if order else 0, *self._books()) != record[6:10]:
-                raise JournalError(self._stale(record, f"order and books {record[6:10]}", f"{order}, {self._books()}"))
+            if (order.quantity if order else 0, *self._books()) != record[7:11]:
+                raise JournalError(self._stale(record, f"order and books {record[7:11]}", f"{order}, {self._books()}"))
         return len(self.recorder)
 
     def run(self, feed: Feed, stop: Callable[[], bool] = lambda: False) -> None:
@@ -80,6 +83,7 @@ class LiveLoop:
         seen = self._session.observe(bar)
         if seen is None:
             return
+        self._policy.learn(bar)
         decision = self._policy.act(seen.state, seen.mask)
         order = self._session.order(decision.action)
         self._journal.append(bar, fills, seen, decision, order, self._books())  # the intent is on disk before it leaves

@@ -87,6 +87,26 @@ class Provenance(_Part):
     selection: Selection | None = None
 
 
+class Forecast(_Part):
+    """How a supervised model forecasts, and how its forecast becomes an action.
+
+    Attributes:
+        label: the rule of its labels, as in the experiment's `agent.label`.
+        classes: what `forecast` gives the probabilities of.
+        columns: names of the market columns that it reads; the others of the state it ignores.
+        calibration: how its probabilities were calibrated and what that did, measured on the validation span.
+        decision: the numbers of its decision rule: expected moves, round trip, conformal quantile.
+        importance: what each column told over folds of the training span; None where that was not asked for.
+    """
+
+    label: dict[str, Any]
+    classes: tuple[str, ...]
+    columns: tuple[str, ...]
+    calibration: dict[str, Any]
+    decision: dict[str, Any]
+    importance: dict[str, Any] | None = None
+
+
 class Manifest(_Part):
     """Everything a backtest or a live loop needs to run the policy as it was trained.
 
@@ -107,6 +127,7 @@ class Manifest(_Part):
         provenance: where it comes from.
         validation: results on the validation span.
         alarms: what was wrong, or may be, with its conduct on the validation span: name -> a sentence.
+        forecast: of a supervised model; None for an agent.
     """
 
     format: Literal[1] = 1
@@ -125,6 +146,7 @@ class Manifest(_Part):
     provenance: Provenance
     validation: dict[str, Any]
     alarms: dict[str, str] = {}
+    forecast: Forecast | None = None
 
     @property
     def state_width(self) -> int:

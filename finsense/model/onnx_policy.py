@@ -6,7 +6,10 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from finsense.model.policy import Decision
+from finsense.model.policy import Decision, Policy
+
+FORECAST = "forecast"
+_FORECAST_SHAPE = ("tensor(float)", [3])
 
 
 class OnnxPolicyError(ValueError):
@@ -32,8 +35,11 @@ def _shared(array: NDArray[Any]) -> ort.OrtValue:
     return ort.OrtValue.ortvalue_from_numpy(array)
 
 
-class OnnxPolicy:
+class OnnxPolicy(Policy):
     """A policy as an ONNX graph: inputs state (N, F) float32 and mask (N, A) bool, outputs action and probabilities.
+
+    The graph of a supervised model has a third output, `forecast` (N, 3) float32: the calibrated probabilities that the
+    price goes down, stays, goes up. Deciding does not read it.
 
     Args:
         graph: the bytes of the graph.
@@ -63,10 +69,26 @@ class OnnxPolicy:
         given = {value.name: (value.type, value.shape[1:]) for value in self._session.get_outputs()}
         wanted_inputs = {"state": ("tensor(float)", [state_width]), "mask": ("tensor(bool)", [action_count])}
         wanted_outputs = {"action": ("tensor(int64)", []), "probabilities": ("tensor(float)", [action_count])}
-        if found != wanted_inputs or given != wanted_outputs:
+        forecast = given.pop(FORECAST, None)
+        self._forecasts = forecast is not None
+        if found != wanted_inputs or given != wanted_outputs or forecast not in (None, _FORECAST_SHAPE):
             raise OnnxPolicyError(
                 f"expected a policy with inputs {wanted_inputs} and outputs {wanted_outputs}, found {found} and {given}"
             )
+
+    def forecast(self, states: NDArray[np.float32]) -> NDArray[np.float32] | None:
+        """The probabilities of down, flat and up, (N, 3) float32, for states (N, F) float32; None: it gives none.
+
+        Each row is run alone, as decisions are.
+        """
+        if not self._forecasts:
+            return None
+        mask = np.ones_like(self._mask)
+        rows = [
+            self._session.run([FORECAST], {"state": states[row : row + 1], "mask": mask})[0]
+            for row in range(len(states))
+        ]
+        return np.concatenate(rows) if rows else np.empty((0, 3), np.float32)
 
     def act(self, state: NDArray[np.float32], mask: NDArray[np.bool_]) -> Decision:
         """Decide on one state, (1, F) float32, under one mask, (1, A) bool.
