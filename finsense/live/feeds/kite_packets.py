@@ -102,10 +102,12 @@ def ticks_of(packets: NDArray[Any]) -> list[tuple[int, Tick]]:
     columns = [packets[name].tolist() for name in ("token", "mode", "divisor", "exchange_s", "last_price", "volume")]
     book = [packets[name].tolist() for name in ("bid_price", "bid_quantity", "ask_price", "ask_quantity")]
     ticks = []
-    for (token, mode, divisor, exchange_s, price, volume), sides in zip(
-        zip(*columns, strict=True), zip(*book, strict=True), strict=True
-    ):
-        depth = Depth(_levels(sides[0], sides[1], divisor), _levels(sides[2], sides[3], divisor)) if mode == FULL else None
+    for values, sides in zip(zip(*columns, strict=True), zip(*book, strict=True), strict=True):
+        token, mode, divisor, exchange_s, price, volume = values
+        bid_price, bid_quantity, ask_price, ask_quantity = sides
+        depth = None
+        if mode == FULL:
+            depth = Depth(_levels(bid_price, bid_quantity, divisor), _levels(ask_price, ask_quantity, divisor))
         shares = volume if mode in (QUOTE, FULL) else None
         ticks.append((token, Tick(exchange_s * _SECOND_NS, price / divisor, shares, depth)))
     return ticks
