@@ -31,8 +31,8 @@ class OrderRequest:
         product: MIS (closed the same day) or CNC (delivery).
         price_paise: of LIMIT and SL; None for the others.
         trigger_paise: of SL and SL-M; None for the others.
-        market_protection: percent that MARKET and SL-M may go beyond the last price, or -1 for the exchange's own; never
-            0, which is refused; None for the others.
+        market_protection: percent that MARKET and SL-M may go beyond the last price, or -1 for the exchange's own;
+            never 0, which is refused; None for the others.
 
     Raises:
         OrderError: the parts do not make an order.
@@ -185,8 +185,8 @@ class TrackedOrder:
         """The broker's book told of it.
 
         Raises:
-            OrderError: the row is of another order, fewer shares are filled than before, more than were asked for, or an
-                order that was over goes on (this has happened: a cancelled order of 12 Oct 2020 filled an hour later).
+            OrderError: the row is of another order, fewer shares are filled than before, more than were asked for, or
+                an order that was over goes on (it has happened: one cancelled on 12 Oct 2020 filled an hour later).
         """
         if self.order_id not in (None, row.order_id):
             raise OrderError(f"expected a row of order {self.order_id}, found {row.order_id}")
