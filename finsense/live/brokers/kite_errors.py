@@ -51,6 +51,9 @@ def _of_the_client(error: kite.KiteException, text: str, writes: bool) -> Broker
     code = error.code if isinstance(error.code, int) else 0
     if isinstance(error, kite.TokenException):
         return AuthExpired(text)
+    if isinstance(error, kite.DataException):
+        # A page of the gateway, or JSON that is cut: whatever it says, the request may have passed it.
+        return _lost(text, writes)
     words = str(error).lower()
     if code == _TOO_MANY or _TOO_MANY_WORDS in words:
         return RateLimited(text)
@@ -58,8 +61,8 @@ def _of_the_client(error: kite.KiteException, text: str, writes: bool) -> Broker
         return Rejected(str(error))
     if isinstance(error, kite.OrderException | kite.GeneralException) and code in _CLIENT_FAULT:
         return Rejected(str(error))
-    # What is left: DataException (a page of the gateway, which may have been a 429 or a 502), NetworkException 5xx
-    # (the order system is down), OrderException or GeneralException of a server that failed.
+    # What is left: NetworkException 5xx (the order system is down), OrderException or GeneralException of a server that
+    # failed.
     return _lost(text, writes)
 
 

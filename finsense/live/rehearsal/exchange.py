@@ -101,6 +101,7 @@ class RehearsalExchange:
         positions: (symbol, product) -> signed shares of the day.
         holdings: symbol -> shares of earlier days.
         cash_paise: what is left.
+        now_ns: the clock.
     """
 
     def __init__(
@@ -117,7 +118,8 @@ class RehearsalExchange:
         self.executions: list[Execution] = []
         self.positions: dict[tuple[str, str], int] = {}
         self.holdings: dict[str, int] = {}
-        self._phase, self._now_ns, self._told = phase, now_ns, told
+        self.now_ns = now_ns
+        self._phase, self._told = phase, told
 
     def place(self, request: OrderRequest) -> str:
         """Take an order; its name says nothing of whether the exchange keeps it.
@@ -127,7 +129,7 @@ class RehearsalExchange:
         """
         street = self._street(request.symbol)
         self._check_prices(request, street)
-        order = BookedOrder(f"{260000000000000 + len(self.orders) + 1}", request, self._now_ns())
+        order = BookedOrder(f"{260000000000000 + len(self.orders) + 1}", request, self.now_ns())
         self.orders.append(order)
         for status in ("PUT ORDER REQ RECEIVED", "VALIDATION PENDING"):
             self._step(order, status, tell=False)
@@ -187,7 +189,7 @@ class RehearsalExchange:
     def trade(self, symbol: str, price_paise: int, shares: int) -> None:
         """Others traded; resting orders may be reached, triggers too."""
         street = self.streets[symbol]
-        street.trade(self._now_ns(), price_paise, shares)
+        street.trade(self.now_ns(), price_paise, shares)
         traded = shares
         for order in [one for one in self.orders if one.working and one.request.symbol == symbol]:
             if not order.triggered and _reached(order.request, price_paise):
@@ -229,7 +231,7 @@ class RehearsalExchange:
         level.shares -= shares
         if not level.shares:
             (street.asks if order.request.side == "BUY" else street.bids).remove(level)
-        street.note(self._now_ns(), level.price_paise, shares)
+        street.note(self.now_ns(), level.price_paise, shares)
         self._fill(order, shares, level.price_paise)
 
     def _reach(self, order: BookedOrder, street: Street, price_paise: int, traded: int) -> int:
@@ -256,7 +258,7 @@ class RehearsalExchange:
         key = request.symbol, request.product
         self.positions[key] = self.positions.get(key, 0) + signed
         trade_id = f"{10_000_000 + len(self.executions) + 1}"
-        self.executions.append(Execution(trade_id, order, shares, price_paise, self._now_ns()))
+        self.executions.append(Execution(trade_id, order, shares, price_paise, self.now_ns()))
         self._step(order, "COMPLETE" if not order.left else "OPEN")
 
     def _street(self, symbol: str) -> Street:
@@ -328,7 +330,7 @@ class RehearsalExchange:
 
     def _step(self, order: BookedOrder, status: str, *, tell: bool = True) -> None:
         order.status = status
-        order.history.append((self._now_ns(), status))
+        order.history.append((self.now_ns(), status))
         if tell:
             self._told(order)
 
