@@ -5,7 +5,21 @@ import json
 import time
 from collections.abc import Callable
 
-from benchmarks import decisions, dqn, environments, learners, memory, start, states, ticks
+from benchmarks import (
+    crossover,
+    decisions,
+    dqn,
+    ensemble,
+    environments,
+    learners,
+    memory,
+    packets,
+    start,
+    states,
+    supervised,
+    ticks,
+    trees,
+)
 from benchmarks.measurement import Effort, Measurement, remark
 
 BENCHMARKS: dict[str, Callable[[Effort], list[Measurement]]] = {
@@ -25,9 +39,17 @@ BENCHMARKS: dict[str, Callable[[Effort], list[Measurement]]] = {
     "paper": decisions.paper,
     "dqn": dqn.training,
     "start": start.start,
+    "lstm_training": supervised.lstm_training,
+    "lstm_decision": supervised.lstm_decision,
+    "xgboost_decision": trees.decision,
+    "xgboost_fit": trees.fitting,
+    "xgboost_memory": trees.memory,
+    "ensemble_decision": ensemble.decision,
+    "decode_packets": packets.decode,
     "ppo_learn": learners.ppo_learn,
     "ppo_update": learners.ppo_update,
     "ppo_two_seeds": learners.ppo_two_seeds,
+    "ppo_crossover": crossover.ppo_crossover,
 }
 
 

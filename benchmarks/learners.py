@@ -1,12 +1,12 @@
 """Frames per second of the PPO learners: whole learn() calls and the updates alone, on one core, same samples."""
 
 import copy
+import gc
 import importlib
 import math
 import multiprocessing
 import os
 import statistics
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from sb3_contrib import MaskablePPO
 from stable_baselines3.common.vec_env import VecEnvWrapper
 
 from benchmarks.markets import SESSION_BARS, SYMBOL, account_rules, bars_of, tape_of
-from benchmarks.measurement import Contender, Effort, Measurement, Peer, measure_rate, remark
+from benchmarks.measurement import Contender, Effort, Measurement, Peer, Spent, measure_rate, remark, spend, spread
 from finsense.account.portfolio import ACCOUNT_FEATURES
 from finsense.account.rules import HOLD
 from finsense.agents.fast_ppo.algorithm import FastMaskablePPO
@@ -33,6 +33,8 @@ from finsense.state.scaler import fit_scaler
 
 _EPOCHS = 10
 _SB3 = "sb3-contrib MaskablePPO"
+# Of one turn of a seed; half a second.
+_SEED_ROLLOUTS = 25
 _SBX = "sbx PPO (JAX, no masks, no scaler)"
 
 
@@ -91,41 +93,62 @@ def ppo_update(effort: Effort) -> list[Measurement]:
 
 
 def ppo_two_seeds(effort: Effort) -> list[Measurement]:
-    """Two seeds side by side in two processes against one alone: the ratio of their wall times (needs two cores)."""
+    """Two seeds side by side in two processes against one of them alone (needs two cores).
+
+    The wall time of two over that of one is what a person waits for, and means something on an idle machine only. The
+    CPU time of a seed beside another over that of the same seed alone is what the two take from each other (cache,
+    memory, clock of the cores), whatever else runs.
+    """
     context = multiprocessing.get_context("spawn")
-    rollouts, ratios = effort.count(100), []
+    lines = [context.Pipe() for _ in range(2)]
+    workers = [
+        context.Process(target=_seed, args=(seed, effort.count(_SEED_ROLLOUTS), line))
+        for seed, (_, line) in enumerate(lines)
+    ]
+    for worker in workers:
+        worker.start()
+    first, second = (line for line, _ in lines)
+    for line in (first, second):
+        line.recv()
+    walls, cpus = [], []
     for _ in range(effort.rounds):
-        seconds = []
-        for count in (1, 2):
-            barrier, answers = context.Barrier(count), context.SimpleQueue()
-            workers = [context.Process(target=_seed, args=(seed, rollouts, barrier, answers)) for seed in range(count)]
-            for worker in workers:
-                worker.start()
-            seconds.append(max(answers.get() for _ in workers))
-            for worker in workers:
-                worker.join()
-        ratios.append(seconds[1] / seconds[0])
-    remark(f"ppo_two_seeds: {[round(ratio, 3) for ratio in ratios]}")
-    return [Measurement("ppo_two_seeds", statistics.median(ratios), "wall of two / wall of one")]
+        alone = _together([first])
+        both = _together([first, second])
+        walls.append(max(spent.wall_s for spent in both) / alone[0].wall_s)
+        cpus.append(both[0].cpu_s / alone[0].cpu_s)
+    for line, worker in zip((first, second), workers, strict=True):
+        line.send(False)
+        worker.join()
+    remark(f"ppo_two_seeds: wall {spread(walls)}; CPU {spread(cpus)}")
+    return [
+        Measurement("ppo_two_seeds", statistics.median(walls), "wall of two / wall of one"),
+        Measurement("ppo_two_seeds_cpu", statistics.median(cpus), "CPU of one beside another / CPU of it alone"),
+    ]
 
 
-def _seed(seed: int, rollouts: int, barrier: Any, answers: Any) -> None:
-    """One training in a process of its own; it tells its seconds, the warm-up not counted."""
+def _together(lines: list[Any]) -> list[Spent]:
+    """One piece of training in each of the processes, at the same time."""
+    for line in lines:
+        line.send(True)
+    return [line.recv() for line in lines]
+
+
+def _seed(seed: int, rollouts: int, line: Any) -> None:
+    """A training in a process of its own: it goes on by so many rollouts whenever it is told to."""
     torch.set_num_threads(1)
     size = SIZES[0]
-    model = _model(FastMaskablePPO, size, seed)
+    model = model_of(FastMaskablePPO, size, seed)
     model.learn(size.frames)
-    barrier.wait()
-    started_s = time.perf_counter()
-    model.learn(rollouts * size.frames, reset_num_timesteps=False)
-    answers.put(time.perf_counter() - started_s)
+    line.send(None)
+    while line.recv():
+        line.send(spend(lambda: model.learn(rollouts * size.frames, reset_num_timesteps=False)))
 
 
 def _compared(name: str, size: Size, effort: Effort, contender: Callable[[Any, Size], Contender]) -> list[Measurement]:
     used = size.at(effort)
-    with _one_core():
-        ours = contender(_model(FastMaskablePPO, used), used)
-        peers = [Peer(_SB3, contender(_model(MaskablePPO, used), used))]
+    with one_core():
+        ours = contender(model_of(FastMaskablePPO, used), used)
+        peers = [Peer(_SB3, contender(model_of(MaskablePPO, used), used))]
         if find_spec("sbx") is None:
             remark(f"{name}: sbx is not installed, so it is not compared")
         else:
@@ -161,10 +184,12 @@ def _environments(size: Size) -> TradingVecEnv:
     return TradingVecEnv(_tape(), account_rules(), size.envs, EpisodeRules(reward_scale=100.0, bars=SESSION_BARS))
 
 
-def _model(kind: type[MaskablePPO], size: Size, seed: int = 0) -> MaskablePPO:
+def model_of(kind: type[MaskablePPO], size: Size, seed: int = 0, device: str = "cpu", **changes: Any) -> MaskablePPO:
+    """A learner of classic29 and the account; `changes` are of its `policy_kwargs`."""
     scaler = fit_scaler(_tape().training_rows(), 1, len(ACCOUNT_FEATURES))
     layer = {"features_extractor_class": ScaledState, "features_extractor_kwargs": ScaledState.arguments(scaler)}
-    return kind("MlpPolicy", _environments(size), **_numbers(size), policy_kwargs=layer, seed=seed, device="cpu")
+    policy = {**layer, **changes}
+    return kind("MlpPolicy", _environments(size), **_numbers(size), policy_kwargs=policy, seed=seed, device=device)
 
 
 def _sbx_model(size: Size) -> Any:
@@ -177,9 +202,13 @@ def _numbers(size: Size) -> dict[str, Any]:
 
 
 @contextmanager
-def _one_core() -> Iterator[None]:
-    """Keep this process, and the threads that a library starts from here on, on one core."""
+def one_core() -> Iterator[None]:
+    """Keep this process, and the threads that a library starts from here on, on one core.
+
+    What is there already is not looked through again by the collection of garbage before each turn.
+    """
     threads = torch.get_num_threads()
+    gc.freeze()
     cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
     torch.set_num_threads(1)
     try:
@@ -190,3 +219,4 @@ def _one_core() -> Iterator[None]:
         if cores:
             os.sched_setaffinity(0, cores)
         torch.set_num_threads(threads)
+        gc.unfreeze()

@@ -1,5 +1,6 @@
 """An experiment that trains in a second, for the tests of the learners."""
 
+import copy
 import json
 from typing import Any
 
@@ -43,6 +44,28 @@ SETTINGS: dict[str, Any] = {
 }
 
 
+# A DQN whose buffer goes round and whose every part is used; `experiment(agent=DQN_AGENT)`.
+DQN_AGENT: dict[str, Any] = {
+    "kind": "dqn",
+    "steps": 2048,
+    "envs": 8,
+    "buffer_size": 1200,
+    "learning_starts": 200,
+    "batch_size": 32,
+    "train_freq": 2,
+    "gradient_steps": 2,
+    "n_steps": 3,
+    "dueling": True,
+    "prioritised_replay": {"alpha": 0.6, "beta": 0.4},
+    "target_update_interval": 100,
+    "learning_rate": 1e-3,
+    "final_learning_rate": 1e-4,
+    "net_arch": [8, 8],
+    "eval_every": 500,
+    "checkpoint_every": 700,
+}
+
+
 def experiment(**changes: Any) -> Experiment:
     """The small experiment; `agent__steps=5` changes one value."""
     values = json.loads(json.dumps(SETTINGS))
@@ -51,5 +74,5 @@ def experiment(**changes: Any) -> Experiment:
         inner = values
         for step in route:
             inner = inner[step]
-        inner[key] = value
+        inner[key] = copy.deepcopy(value)
     return Experiment.model_validate_json(json.dumps(values))

@@ -11,7 +11,7 @@ from config_files import FROM_FILE, SIMULATED, Write, write_file
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from finsense.config import load_experiment, read_experiment
+from finsense.config import PpoAgent, load_experiment, read_experiment
 from finsense.config.rendering import to_yaml
 from finsense.market.simulate import SimulatedMarket
 from finsense.market.sources.files import FileSource
@@ -69,6 +69,7 @@ def test_a_file_extends_others_key_by_key(write: Write) -> None:
     experiment = load_experiment(
         write("extends: ../middle.yaml\nname: leaf\nagent: {gamma: 0.8}\n", "leaves/leaf.yaml")
     )
+    assert isinstance(experiment.agent, PpoAgent)
     assert (experiment.name, experiment.agent.gamma, experiment.agent.net_arch) == ("leaf", 0.8, (8,))
     assert experiment.agent.steps == 100_000
 
@@ -182,5 +183,7 @@ def test_an_override_reaches_into_lists(write: Write) -> None:
     path = write(SIMULATED)
     assert load_experiment(path, ["data.symbols.0=TCS"]).data.symbols == ("TCS", "BBB")
     assert load_experiment(path, ["data.symbols.2=TCS"]).data.symbols == ("AAA", "BBB", "TCS")
-    assert load_experiment(path, ["agent.net_arch=[8]", "agent.net_arch.1=4"]).agent.net_arch == (8, 4)
+    agent = load_experiment(path, ["agent.net_arch=[8]", "agent.net_arch.1=4"]).agent
+    assert isinstance(agent, PpoAgent)
+    assert agent.net_arch == (8, 4)
     assert load_experiment(path, ["seed=1", "seed=2"]).seed == 2

@@ -125,7 +125,8 @@ def test_all_errors_are_shown_at_once_each_at_its_place(write: Write) -> None:
     caught = errors(write(WRONG), "agent.clip_range=wide", "agent.gama=0.9")
     agent = "kind, steps, envs, eval_every, checkpoint_every, learning_rate, final_learning_rate, n_steps, batch_size, "
     agent += (
-        "n_epochs, gamma, gae_lambda, clip_range, ent_coef, vf_coef, max_grad_norm, target_kl, net_arch, activation"
+        "n_epochs, gamma, gae_lambda, clip_range, ent_coef, vf_coef, max_grad_norm, target_kl, net_arch, activation, "
+        "device"
     )
     data = ", ".join(SimulatedMarket.model_fields)
     reward = "expected `log_equity` or `differential_sharpe` or `drawdown`, found `drawdwn`; did you mean `drawdown`?"

@@ -22,11 +22,12 @@ from markets import (
     walk_env,
     walk_session,
 )
-from small_experiment import experiment
+from small_experiment import DQN_AGENT, experiment
+from small_experiment import SETTINGS as SMALL
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from finsense.agents.learners import LEARNERS
 from finsense.agents.markets import episode_rules, load_markets
-from finsense.agents.ppo import train
 from finsense.agents.progress import Progress, TrainingInterrupted
 from finsense.agents.run_folder import TENSORBOARD
 from finsense.agents.validation import Judge, random_choice
@@ -140,8 +141,14 @@ def test_the_fraction_rises_from_the_first_to_the_whole(first: float, until: flo
 SETTINGS: dict[str, Any] = {"episode": {"bars": 40, "slippage_bps": [0.5, 8], "charges": {"from": 0.1, "until": 0.6}}}
 
 
-def test_a_resumed_training_takes_the_charges_it_would_have_taken(tmp_path: Path) -> None:
-    setting = experiment(**SETTINGS)
+@pytest.mark.parametrize("agent", [SMALL["agent"], DQN_AGENT], ids=["ppo", "dqn"])
+def test_a_resumed_training_takes_the_charges_it_would_have_taken(
+    agent: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A DQN tells its progress every 8192 steps, and this one ends before.
+    monkeypatch.setattr("finsense.config.agents._REPORT_STEPS", 256)
+    setting = experiment(agent=agent, **SETTINGS)
+    train = LEARNERS[agent["kind"]]
     whole = train(setting, tmp_path / "whole")
     events = EventAccumulator(str(tmp_path / "whole" / TENSORBOARD))
     events.Reload()

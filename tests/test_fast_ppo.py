@@ -27,14 +27,14 @@ from torch import Tensor, nn
 
 from finsense.agents.fast_ppo.acting import generalised_advantages
 from finsense.agents.fast_ppo.algorithm import FastMaskablePPO
-from finsense.agents.fast_ppo.elementary import tanh
 from finsense.agents.fast_ppo.eligibility import network_of
-from finsense.agents.fast_ppo.faults import NotFinite
 from finsense.agents.fast_ppo.loss import Samples, Terms
-from finsense.agents.fast_ppo.products import LANES, ROWS, multiply, multiply_transposed, padded
 from finsense.agents.fast_ppo.shared import SharedLayers
 from finsense.agents.fast_ppo.training import gathered_state
-from finsense.agents.fast_ppo.update import Scratch, minibatch_gradient
+from finsense.agents.fast_ppo.update import minibatch_gradient
+from finsense.agents.kernels.elementary import tanh
+from finsense.agents.kernels.faults import NotFinite
+from finsense.agents.kernels.products import LANES, ROWS, multiply, multiply_transposed, padded
 from finsense.agents.markets import episode_rules, load_markets
 from finsense.agents.network import ScaledState, weights_hash
 from finsense.envs.tape import Tape
@@ -216,7 +216,7 @@ def by_kernels(
     network = network_of(model)
     layout = network.layout
     state = gathered_state(layout, model.policy.optimizer)  # type: ignore[arg-type]
-    sums = minibatch_gradient(layout.table, samples, chosen, terms, state, Scratch(*layout.scratch()))
+    sums = minibatch_gradient(layout.table, samples, chosen, terms, state, layout.scratch())
     assert np.isfinite(sums).all()
     found = {id(one): torch.zeros_like(one) for one in model.policy.parameters()}
     layout.scatter(state.gradient, lambda parameter: found[id(parameter)])

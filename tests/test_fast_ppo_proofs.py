@@ -12,7 +12,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from finsense.agents.fast_ppo.algorithm import FastMaskablePPO
 from finsense.agents.markets import Markets, episode_rules, load_markets
 from finsense.agents.ppo import masked_ppo
-from finsense.config import Experiment, load_experiment
+from finsense.config import Experiment, PpoAgent, load_experiment
 from finsense.envs.vector import TradingVecEnv
 
 DEMO = Path(__file__).resolve().parents[1] / "configs" / "ppo_demo.yaml"
@@ -51,6 +51,7 @@ def curves(kind: type[MaskablePPO], experiment: Experiment, markets: Markets) ->
         patch.setattr("finsense.agents.ppo.FastMaskablePPO", kind)
         for seed in SEEDS:
             chosen = experiment.model_copy(update={"seed": seed})
+            assert isinstance(chosen.agent, PpoAgent)
             envs = TradingVecEnv(markets.train, chosen.account, chosen.agent.envs, episode_rules(chosen))
             curve = Curve()
             model = masked_ppo(chosen, markets, envs)

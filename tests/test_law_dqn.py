@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from stable_baselines3.dqn.policies import DQNPolicy, QNetwork
 from torch import nn
 
-from finsense.agents.fast_ppo.update import Optimiser
+from finsense.agents.kernels.adam import Adam
 from finsense.agents.masked_dqn.choosing import choose_in_kernels, explored
 from finsense.agents.masked_dqn.memory import SharedMemory
 from finsense.agents.masked_dqn.policies import DuelingPolicy, DuelingQNetwork
@@ -397,7 +397,7 @@ def test_an_update_is_that_of_torch(dueling: bool, alpha: float) -> None:
         done, buffers[0].largest_weight = run_updates(
             mine.memory.layout.table, dueling, ring, buffers[0].pos, buffers[0].size(), buffers[0].law(0.5), alpha,
             uniforms[update : update + 1], new_batch(48, ring), Target(mine.memory.target, True), mine.memory.scaling,
-            Optimiser(0.5, 1e-2, 0.9, 0.999, 1e-8, 0.0, np.inf), mine.memory.state, mine.memory.scratch, update,
+            Adam(0.5, 1e-2, 0.9, 0.999, 1e-8, 0.0), mine.memory.state, mine.memory.scratch, update,
             buffers[0].largest_weight, np.zeros((1, FIGURES)),
         )  # fmt: skip
         assert done == 1

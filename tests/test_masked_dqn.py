@@ -13,7 +13,7 @@ import pytest
 import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
-from small_experiment import experiment
+from small_experiment import DQN_AGENT, experiment
 from stable_baselines3 import DQN
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecMonitor, VecNormalize
@@ -24,7 +24,7 @@ from typer.testing import CliRunner
 
 from finsense.agents.checkpoint import CheckpointError
 from finsense.agents.dqn import masked_dqn, train
-from finsense.agents.fast_ppo.faults import NotFinite
+from finsense.agents.kernels.faults import NotFinite
 from finsense.agents.learners import LEARNERS
 from finsense.agents.markets import episode_rules, load_markets
 from finsense.agents.masked_dqn.algorithm import MaskedDQN
@@ -41,30 +41,10 @@ from finsense.config.agents import Agent
 from finsense.envs.vector import TradingVecEnv
 from finsense.model.bundle import load_bundle
 
-AGENT: dict[str, Any] = {
-    "kind": "dqn",
-    "steps": 2048,
-    "envs": 8,
-    "buffer_size": 1200,
-    "learning_starts": 200,
-    "batch_size": 32,
-    "train_freq": 2,
-    "gradient_steps": 2,
-    "n_steps": 3,
-    "dueling": True,
-    "prioritised_replay": {"alpha": 0.6, "beta": 0.4},
-    "target_update_interval": 100,
-    "learning_rate": 1e-3,
-    "final_learning_rate": 1e-4,
-    "net_arch": [8, 8],
-    "eval_every": 500,
-    "checkpoint_every": 700,
-}
-
 
 def small(**changes: Any) -> Experiment:
     """The small experiment under a DQN; `agent__steps=5` changes one value."""
-    return experiment(**{"agent": {**AGENT}, **changes})
+    return experiment(**{"agent": {**DQN_AGENT}, **changes})
 
 
 # --- a masked problem with a known solution -------------------------------------------------------------------------
@@ -429,7 +409,7 @@ def test_a_damaged_checkpoint_is_refused(interrupted: Path, tmp_path: Path, name
 
 
 def test_another_experiment_is_not_resumed(interrupted: Path) -> None:
-    changed = small(agent={**AGENT, "n_steps": 2, "prioritised_replay": None})
+    changed = small(agent={**DQN_AGENT, "n_steps": 2, "prioritised_replay": None})
     with pytest.raises(RunError, match=r"(?s)agent.n_steps: 3 -> 2.*agent.prioritised_replay: .* -> None"):
         train(changed, interrupted, resume=True)
     with pytest.raises(RunError, match=r"agent.kind: dqn -> ppo"):
@@ -542,7 +522,7 @@ def test_tensorboard_and_progress_tell_of_the_training(whole: Trained, reports: 
 
 def test_the_command_line_trains_it(tmp_path: Path) -> None:
     path = tmp_path / "experiment.yaml"
-    path.write_text(small(agent={**AGENT, "steps": 400}).resolved_yaml())
+    path.write_text(small(agent={**DQN_AGENT, "steps": 400}).resolved_yaml())
     answer = CliRunner().invoke(app, ["train", str(path), "--out", str(tmp_path / "run"), "--quiet", "--json"])
     assert answer.exit_code == 0, answer.output
     assert load_bundle(tmp_path / "run" / "bundle").manifest.provenance.steps == 400
@@ -562,7 +542,7 @@ def test_the_command_line_trains_it(tmp_path: Path) -> None:
 )
 def test_a_configuration_that_cannot_work_is_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        small(agent={**AGENT, **changes})
+        small(agent={**DQN_AGENT, **changes})
 
 
 def test_the_settings_reach_the_learner() -> None:

@@ -35,7 +35,7 @@ from finsense.agents.run_folder import TENSORBOARD
 from finsense.agents.validation import Judge, actor_choice
 from finsense.agents.validation import Path as Walk
 from finsense.cli.main import app
-from finsense.config import Experiment
+from finsense.config import Experiment, PpoAgent
 from finsense.envs.vector import TradingVecEnv
 from finsense.model.bundle import load_bundle
 
@@ -46,6 +46,7 @@ ALL_IN = {"scheme": "orders", "size": {"kind": "all_in"}}
 def walked_with(logits: list[float], setting: Experiment) -> list[Walk]:
     """The validation walk of a network of the experiment whose last layer answers the same to every state."""
     markets = load_markets(setting)
+    assert isinstance(setting.agent, PpoAgent)
     envs = TradingVecEnv(markets.train, setting.account, setting.agent.envs, episode_rules(setting))
     model = masked_ppo(setting, markets, envs)
     with torch.no_grad():

@@ -16,8 +16,9 @@ from small_experiment import SETTINGS, experiment
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from typer.testing import CliRunner
 
-from finsense.agents.crew import News
+from finsense.agents.crew import CrewError, News
 from finsense.agents.learners import LEARNERS
+from finsense.agents.local_crew import LocalCrew
 from finsense.agents.occupancy import is_occupied, occupied
 from finsense.agents.progress import TrainingInterrupted
 from finsense.agents.run_folder import RunError
@@ -131,12 +132,14 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     first = Listener({"seed_4": (768, signal.SIGKILL), "seed_5": (1024, signal.SIGINT)})
     previous = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        with pytest.raises(TrainingInterrupted):
-            train_seeds(folder, chosen, seeds, jobs=2, tell=first)
+        with pytest.raises(TrainingInterrupted), LocalCrew(2) as crew:
+            train_seeds(folder, chosen, seeds, crew=crew, tell=first)
     finally:
         signal.signal(signal.SIGINT, previous)
     second = Listener({})
-    outcomes = train_seeds(folder, chosen, open_group(folder, chosen, None, resume=True), jobs=1, tell=second)
+    with LocalCrew(1) as crew:
+        seeds = open_group(folder, chosen, None, resume=True)
+        outcomes = train_seeds(folder, chosen, seeds, crew=crew, tell=second)
     outcome = conclude(folder, chosen, outcomes, test=False)
     return {"first": first, "second": second, "outcome": outcome}
 
@@ -163,7 +166,7 @@ def test_a_resumed_group_goes_on_from_its_checkpoints(story: dict[str, Any]) -> 
 def test_finished_seeds_are_not_trained_again(story: dict[str, Any]) -> None:
     outcome: GroupOutcome = story["outcome"]
     listener = Listener({})
-    again = train_seeds(outcome.folder, small(), (4, 5), jobs=1, tell=listener)
+    again = train_seeds(outcome.folder, small(), (4, 5), crew=LocalCrew(1), tell=listener)
     assert again == list(outcome.seeds[1:])
     assert listener.heard == []
 
@@ -247,8 +250,9 @@ def test_impossible_groups_are_refused(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"holds no run: group.json is missing"):
         open_group(tmp_path, small(), None, resume=True)
     seeds = open_group(tmp_path / "group", small(), 3, resume=False)
-    with pytest.raises(SeedsError, match="expected one job or more, found 0"):
-        train_seeds(tmp_path / "group", small(), seeds, jobs=0, tell=lambda news: None)
+    assert seeds == (3, 4, 5)
+    with pytest.raises(CrewError, match="expected one job or more, found 0"):
+        LocalCrew(0)
     with pytest.raises(RunError, match="holds a run already"):
         open_group(tmp_path / "group", small(), 3, resume=False)
     with pytest.raises(SeedsError, match="has 3 seeds, found --seeds 4"):
@@ -262,10 +266,10 @@ def test_two_processes_do_not_train_in_one_folder(tmp_path: Path) -> None:
     with occupied(run_folder_of(tmp_path / "group", 3)):
         assert is_occupied(run_folder_of(tmp_path / "group", 3))
         with pytest.raises(RunError, match=r"a process still trains in .*seed_3; wait until it has ended"):
-            train_seeds(tmp_path / "group", small(), seeds, jobs=1, tell=lambda news: None)
+            train_seeds(tmp_path / "group", small(), seeds, crew=LocalCrew(1), tell=lambda news: None)
     assert not is_occupied(run_folder_of(tmp_path / "group", 3))
     with occupied(tmp_path / "group"), pytest.raises(RunError, match="in use by another process"):
-        train_seeds(tmp_path / "group", small(), seeds, jobs=1, tell=lambda news: None)
+        train_seeds(tmp_path / "group", small(), seeds, crew=LocalCrew(1), tell=lambda news: None)
 
 
 @pytest.mark.parametrize(
@@ -273,8 +277,10 @@ def test_two_processes_do_not_train_in_one_folder(tmp_path: Path) -> None:
     [
         (["--seeds", "0"], "Invalid value for '--seeds'"),
         (["--seeds", "2", "--jobs", "0"], "Invalid value for '--jobs'"),
-        (["--jobs", "2"], "--jobs and --test belong to --seeds N"),
-        (["--test"], "--jobs and --test belong to --seeds N"),
+        (["--jobs", "2"], "--jobs, --engine, --ray-address and --test belong to --seeds N"),
+        (["--test"], "--jobs, --engine, --ray-address and --test belong to --seeds N"),
+        (["--engine", "ray"], "--jobs, --engine, --ray-address and --test belong to --seeds N"),
+        (["--seeds", "2", "--ray-address", "auto"], "--ray-address belongs to --engine ray"),
     ],
 )
 def test_wrong_options_are_wrong_usage(

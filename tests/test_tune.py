@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from finsense.agents.crew import News
 from finsense.agents.learners import LEARNERS
+from finsense.agents.local_crew import LocalCrew
 from finsense.agents.occupancy import occupied
 from finsense.agents.run_folder import RunError
 from finsense.agents.run_record import read_result
@@ -227,8 +228,9 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     plan = plan_in(folder, pruner={"kind": "median", "startup_trials": 1, "warmup_evaluations": 0}, seed=2)
     storage = folder / "s.journal"
     killing, second = Listener("trial_0001", 768), Listener()
-    early = tune(plan, storage, "small", trials=3, jobs=1, tell=killing)
-    outcome = tune(plan, storage, "small", trials=3, jobs=1, tell=second)
+    with LocalCrew(1) as crew:
+        early = tune(plan, storage, "small", trials=3, crew=crew, tell=killing)
+        outcome = tune(plan, storage, "small", trials=3, crew=crew, tell=second)
     return {"plan": plan, "storage": storage, "killing": killing, "early": early, "second": second, "outcome": outcome}
 
 
@@ -316,7 +318,7 @@ def test_values_that_do_not_go_together_are_counted(tmp_path: Path) -> None:
     plan = plan_in(tmp_path, space=space, sampler="random", seed=_seed_that_draws_192(tmp_path, space))
     listener = Listener()
     with pytest.raises(TuneError, match=r"none of 1 trials finished"):
-        tune(plan, tmp_path / "j", "s", trials=1, jobs=1, tell=listener)
+        tune(plan, tmp_path / "j", "s", trials=1, crew=LocalCrew(1), tell=listener)
     (news,) = listener.heard
     assert "batch_size must divide one rollout" in news.value
     assert news.pid is None
@@ -338,13 +340,12 @@ def ask_first(storage: Path, plan: SearchPlan) -> list[dict[str, Any]]:
     return [values_of(plan, trial.params)]
 
 
-def test_impossible_counts_and_a_storage_in_use_are_refused(tmp_path: Path) -> None:
+def test_an_impossible_count_and_a_storage_in_use_are_refused(tmp_path: Path) -> None:
     plan = plan_in(tmp_path)
-    for trials, jobs in ((0, 1), (1, 0)):
-        with pytest.raises(TuneError, match=f"one trial or more and one job or more, found {trials} and {jobs}"):
-            tune(plan, tmp_path / "j", "s", trials=trials, jobs=jobs, tell=Listener())
+    with pytest.raises(TuneError, match="expected one trial or more, found 0"):
+        tune(plan, tmp_path / "j", "s", trials=0, crew=LocalCrew(1), tell=Listener())
     with occupied(tmp_path / "j.runs"), pytest.raises(RunError, match="in use by another process"):
-        tune(plan, tmp_path / "j", "s", trials=1, jobs=1, tell=Listener())
+        tune(plan, tmp_path / "j", "s", trials=1, crew=LocalCrew(1), tell=Listener())
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from finsense.agents.crew import News
+from finsense.agents.local_crew import LocalCrew
 from finsense.agents.progress import Progress
 from finsense.agents.run_folder import RunError
 from finsense.agents.run_record import read_json
@@ -110,11 +111,11 @@ class Here:
 
 def train_here(plan: WalkForward, run_dir: Path) -> None:
     """The first training of a walk-forward, and its judgement, without a worker."""
-    agent_task(Here(), plan.experiment_of(0, plan.seeds[0]).resolved(), run_dir)  # type: ignore[arg-type]
+    agent_task(Here(), plan.experiment_of(0, plan.seeds[0]).resolved(), run_dir)
 
 
 def baselines_here(plan: WalkForward, path: Path) -> None:
-    baselines_task(Here(), plan.experiment_of(0, plan.seeds[0]).resolved(), path)  # type: ignore[arg-type]
+    baselines_task(Here(), plan.experiment_of(0, plan.seeds[0]).resolved(), path)
 
 
 # --- folds ------------------------------------------------------------------------------------------------------------
@@ -313,7 +314,8 @@ def story(plan: WalkForward, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     reports, judged = [], []
     for listener in told:
         open_walkforward(folder, plan)
-        run_walkforward(folder, plan, jobs=2, tell=listener)
+        with LocalCrew(2) as crew:
+            run_walkforward(folder, plan, crew=crew, tell=listener)
         reports.append(report(folder, plan))
         judged.append({path: path.stat().st_mtime_ns for path in folder.glob("fold_*/**/test.json")})
     return {"folder": folder, "ends": [one.ends for one in told], "reports": reports, "judged": judged}
@@ -409,8 +411,6 @@ def test_another_walk_forward_in_the_folder_is_refused(plan: WalkForward, story:
         open_walkforward(folder, replace(plan, data_hash=changed))
     with pytest.raises(RunError, match="a run of another kind"):
         open_walkforward(folder / "fold_1" / "seed_5", plan)
-    with pytest.raises(WalkForwardError, match="one job or more"):
-        run_walkforward(folder, plan, jobs=0, tell=Listener())
     with pytest.raises(WalkForwardError, match="one seed or more"):
         plan_walkforward(walked(), 2, 0, "rolling")
     with pytest.raises(WalkForwardError, match=r"lower costs.scale to 5"):

@@ -23,8 +23,10 @@ from finsense.envs.vector import TradingVecEnv
 
 MODEL, BEST, ARRAYS, MEMORY, PROGRESS = "model.zip", "best.zip", "arrays.npz", "memory.npz", "progress.json"
 _KEPT = 2
+# The state of the GPU's generator, which draws the actions there; in the arrays of a model that lies on one.
+_GPU_RANDOM = "gpu_random"
 # Writes one file. A replay buffer is written from where it lies, not copied first.
-_Write = Callable[[BinaryIO], object]
+Write = Callable[[BinaryIO], object]
 
 
 class CheckpointError(ValueError):
@@ -70,10 +72,10 @@ def save_checkpoint(
         OSError: it cannot be written; the checkpoints before it are untouched.
     """
     weights = saved_weights(model)
-    files: dict[str, _Write] = {
+    files: dict[str, Write] = {
         MODEL: lambda file: file.write(weights),
-        ARRAYS: partial(_write_arrays, arrays=_arrays(model, envs)),
-        MEMORY: partial(_write_arrays, arrays=learner.memory(model)),
+        ARRAYS: partial(write_arrays, arrays=_arrays(model, envs)),
+        MEMORY: partial(write_arrays, arrays=learner.memory(model)),
     }
     if best is not None:
         files[BEST] = lambda file: file.write(best.weights)
@@ -84,11 +86,7 @@ def save_checkpoint(
         "best": None if best is None else {"steps": best.steps, "verdict": best.verdict.as_dict()},
         "episodes": [{name: info[name] for name in ("r", "l", "t")} for info in model.ep_info_buffer or ()],
     }
-    path = folder / f"step_{model.num_timesteps:012d}"
-    _write_whole(path, files, progress)
-    for old in _found(folder)[:-_KEPT]:
-        shutil.rmtree(old)
-    return path
+    return keep_checkpoint(folder, model.num_timesteps, files, progress)
 
 
 def restore_checkpoint(
@@ -102,11 +100,7 @@ def restore_checkpoint(
     Raises:
         CheckpointError: there is none, or it is damaged.
     """
-    found = _found(folder)
-    if not found:
-        raise CheckpointError(f"expected a checkpoint in {folder}, found none; start the run anew")
-    path = found[-1]
-    progress = _verified(path)
+    path, progress = newest_checkpoint(folder)
     model.set_parameters(io.BytesIO((path / MODEL).read_bytes()), device="cpu")  # type: ignore[arg-type]
     with np.load(path / ARRAYS, allow_pickle=False) as arrays:
         _restore_arrays(arrays, model, envs)
@@ -123,24 +117,13 @@ def restore_checkpoint(
     return Best(best["steps"], verdict, (path / BEST).read_bytes()), progress["evaluated"]
 
 
-def _environment_arrays(envs: TradingVecEnv) -> dict[str, NDArray[Any]]:
-    """Every array in which the environments keep their state, not copied."""
-    core = envs.core
-    return {
-        "envs": core.envs,
-        "accounts": core.accounts,
-        "masks": core.masks,
-        "reward_memory": core._memory,
-        "episode_lengths": envs._lengths,
-        "episode_returns": envs._returns,
-    }
-
-
 def _arrays(model: BaseAlgorithm, envs: TradingVecEnv) -> dict[str, Any]:
     # SB3 draws its minibatches from numpy's global generator.
     _, keys, position, has_gauss, cached_gauss = np.random.get_state()  # noqa: NPY002
+    on_gpu = model.device.type == "cuda"
     return {
-        **_environment_arrays(envs),
+        **({_GPU_RANDOM: torch.cuda.get_rng_state(model.device).numpy()} if on_gpu else {}),
+        **envs.state_arrays(),
         "last_observations": np.asarray(model._last_obs),
         "last_episode_starts": np.asarray(model._last_episode_starts),
         "torch_random": torch.get_rng_state().numpy(),
@@ -150,14 +133,47 @@ def _arrays(model: BaseAlgorithm, envs: TradingVecEnv) -> dict[str, Any]:
 
 
 def _restore_arrays(arrays: Any, model: BaseAlgorithm, envs: TradingVecEnv) -> None:
-    for name, array in _environment_arrays(envs).items():
+    for name, array in envs.state_arrays().items():
         array[...] = arrays[name]
     model._last_obs = arrays["last_observations"]
     model._last_episode_starts = arrays["last_episode_starts"]
     torch.set_rng_state(torch.from_numpy(arrays["torch_random"]))
+    if model.device.type == "cuda" and _GPU_RANDOM in arrays:
+        torch.cuda.set_rng_state(torch.from_numpy(arrays[_GPU_RANDOM]), model.device)
     position, has_gauss, cached_gauss = arrays["numpy_random_rest"].tolist()
     keys = arrays["numpy_random_keys"]
     np.random.set_state(("MT19937", keys, int(position), int(has_gauss), cached_gauss))  # noqa: NPY002
+
+
+def keep_checkpoint(folder: Path, steps: int, files: Mapping[str, Write], progress: dict[str, Any]) -> Path:
+    """Write a checkpoint, all of it or nothing; only the last ones are kept.
+
+    Args:
+        folder: of all checkpoints.
+        steps: done so far; it names the checkpoint.
+        files: name -> what writes it.
+        progress: JSON values that `newest_checkpoint` gives back.
+
+    Raises:
+        OSError: it cannot be written; the checkpoints before it are untouched.
+    """
+    path = folder / f"step_{steps:012d}"
+    _write_whole(path, files, progress)
+    for old in _found(folder)[:-_KEPT]:
+        shutil.rmtree(old)
+    return path
+
+
+def newest_checkpoint(folder: Path) -> tuple[Path, dict[str, Any]]:
+    """The newest checkpoint and its progress, once every file of it is known to be what was written.
+
+    Raises:
+        CheckpointError: there is none, or it is damaged.
+    """
+    found = _found(folder)
+    if not found:
+        raise CheckpointError(f"expected a checkpoint in {folder}, found none; start the run anew")
+    return found[-1], _verified(found[-1])
 
 
 def _found(folder: Path) -> list[Path]:
@@ -187,11 +203,12 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _write_arrays(file: BinaryIO, arrays: Mapping[str, NDArray[Any]]) -> None:
+def write_arrays(file: BinaryIO, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Write arrays by name, as numpy does."""
     np.savez(file, **arrays)  # type: ignore[arg-type]
 
 
-def _write_whole(path: Path, files: Mapping[str, _Write], progress: dict[str, Any]) -> None:
+def _write_whole(path: Path, files: Mapping[str, Write], progress: dict[str, Any]) -> None:
     """Write the files and, last, the progress with the hash of each; all of it or nothing."""
     fresh = path.with_name(f".{path.name}.new-{os.getpid()}")
     shutil.rmtree(fresh, ignore_errors=True)
@@ -208,7 +225,7 @@ def _write_whole(path: Path, files: Mapping[str, _Write], progress: dict[str, An
         shutil.rmtree(fresh, ignore_errors=True)
 
 
-def _write_file(path: Path, write: _Write) -> None:
+def _write_file(path: Path, write: Write) -> None:
     with open(path, "wb") as file:
         write(file)
         file.flush()

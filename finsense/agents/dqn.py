@@ -6,19 +6,18 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from stable_baselines3.common.utils import LinearSchedule
 from torch import nn
 
-from finsense.account.portfolio import ACCOUNT_FEATURES
+from finsense.agents.device import on_cpu
 from finsense.agents.learner import Decisions, Learner
 from finsense.agents.markets import Markets
 from finsense.agents.masked_dqn.algorithm import MaskedDQN
-from finsense.agents.network import ACTIVATIONS, MaskedGreedy, ScaledState
+from finsense.agents.network import MaskedGreedy
 from finsense.agents.progress import Progress
+from finsense.agents.sb3_settings import shared_settings
 from finsense.agents.training import Trained, run_training
 from finsense.config import DqnAgent, Experiment
 from finsense.envs.vector import TradingVecEnv
-from finsense.state.scaler import fit_scaler
 
 # A gain of one hundredth of the equity makes an action e times as probable in the exported graph.
 _GAIN = 0.01
@@ -38,45 +37,31 @@ def train(
 
 def masked_dqn(experiment: Experiment, markets: Markets, envs: TradingVecEnv) -> MaskedDQN:
     """The learner, its scaler fitted on the training span alone."""
-    agent, spec = experiment.agent, experiment.state
+    agent = experiment.agent
     assert isinstance(agent, DqnAgent)
-    scaler = fit_scaler(markets.train.training_rows(), spec.history, len(ACCOUNT_FEATURES))
-    rate, last = agent.learning_rate, agent.final_learning_rate
     replay = agent.prioritised_replay
     return MaskedDQN(
         "DuelingMlpPolicy" if agent.dueling else "MlpPolicy",
         envs,
-        learning_rate=rate if last is None else LinearSchedule(rate, last, 1.0),
         buffer_size=agent.buffer_size,
         learning_starts=agent.learning_starts,
-        batch_size=agent.batch_size,
         tau=agent.tau,
-        gamma=agent.gamma,
         train_freq=agent.train_freq,
         gradient_steps=agent.gradient_steps,
-        n_steps=agent.n_steps,
         # Counted in steps of all environments, it is never less than one of them.
         target_update_interval=max(agent.target_update_interval, agent.envs),
         exploration_fraction=agent.exploration_fraction,
         exploration_initial_eps=agent.exploration_initial_eps,
         exploration_final_eps=agent.exploration_final_eps,
-        max_grad_norm=agent.max_grad_norm,
         double=agent.double,
         priority_exponent=0.0 if replay is None else replay.alpha,
         importance_exponent=1.0 if replay is None else replay.beta,
-        policy_kwargs={
-            "net_arch": list(agent.net_arch),
-            "activation_fn": ACTIVATIONS[agent.activation],
-            "features_extractor_class": ScaledState,
-            "features_extractor_kwargs": ScaledState.arguments(scaler),
-        },
-        seed=experiment.seed,
-        device="cpu",
+        **shared_settings(experiment, markets),
     )
 
 
 def _actor(experiment: Experiment, model: MaskedDQN) -> nn.Module:
-    return MaskedGreedy(model.q_net, _GAIN * experiment.reward.scale)
+    return on_cpu(MaskedGreedy(model.q_net, _GAIN * experiment.reward.scale))
 
 
 def _decisions(model: MaskedDQN, steps: int) -> Decisions:

@@ -127,7 +127,10 @@ def verify_graph(
         ExportError: a probability differs by more, an action differs, or a masked action is chosen.
     """
     expected_action, expected = decide(states, masks)
-    session = ort.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    options = ort.SessionOptions()
+    # Several threads add the trees of a model in another order, which moves the last bits.
+    options.intra_op_num_threads = 1
+    session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     runner = OnnxPolicy(graph, states.shape[1], masks.shape[1])
     decisions = [runner.act(states[row : row + 1], masks[row : row + 1]) for row in range(len(states))]
     together = session.run(["action", "probabilities"], {"state": states, "mask": masks})

@@ -6,7 +6,10 @@ from finsense.account.portfolio import ACCOUNT_FEATURES
 from finsense.account.rules import OrderActions
 from finsense.config import Experiment
 from finsense.market.simulate import SimulatedMarket
-from finsense.model.manifest import Manifest, Selection
+from finsense.model.manifest import Forecast, Manifest, Selection
+
+# How a kind is written where its letters are no initials.
+_NAMES = {"transformer": "Transformer", "xgboost": "XGBoost"}
 
 
 def model_card(manifest: Manifest, experiment: Experiment) -> str:
@@ -18,6 +21,7 @@ def model_card(manifest: Manifest, experiment: Experiment) -> str:
         "What it may do": _actions(manifest),
         "Charges": _charges(manifest),
         "Training": _training(manifest, experiment),
+        **({} if manifest.forecast is None else _forecast(manifest.forecast, manifest)),
         "Validation": _validation(manifest),
         **({"How it was chosen": _selection(selection)} if (selection := manifest.provenance.selection) else {}),
         "What it is not": _not(experiment),
@@ -29,8 +33,9 @@ def model_card(manifest: Manifest, experiment: Experiment) -> str:
 
 def _purpose(manifest: Manifest, experiment: Experiment) -> str:
     market = "a simulated market" if isinstance(experiment.data, SimulatedMarket) else "NSE bars"
+    name = _NAMES.get(manifest.kind, manifest.kind.upper())
     return (
-        f"A masked {manifest.kind.upper()} policy that decides once per {manifest.interval} bar of "
+        f"A masked {name} policy that decides once per {manifest.interval} bar of "
         f"{', '.join(manifest.symbols)} on {market}: at the close of a bar it chooses an action, which fills at the "
         "next bar's open. Research software."
     )
@@ -54,10 +59,12 @@ def _data(manifest: Manifest, experiment: Experiment) -> str:
 
 def _state(manifest: Manifest) -> str:
     spec = manifest.state
+    scaled = "Scaled with mean and deviation of the training span."
+    if manifest.kind == "xgboost":
+        scaled = "Not scaled: a tree only asks whether a value lies below another."
     return (
         f"{spec.history} x {len(manifest.columns)} market values and {len(ACCOUNT_FEATURES)} of the account. Each "
-        f"session is warmed up with the {spec.warmup} bars before it. Scaled with mean and deviation of the training "
-        "span.\n\n"
+        f"session is warmed up with the {spec.warmup} bars before it. {scaled}\n\n"
         f"- market: {', '.join(f'`{name}`' for name in manifest.columns)}\n"
         f"- account: {', '.join(f'`{name}`' for name in ACCOUNT_FEATURES)}"
     )
@@ -85,25 +92,107 @@ def _actions(manifest: Manifest) -> str:
 def _charges(manifest: Manifest) -> str:
     costs = manifest.costs
     dated = "each trade's own date" if costs.as_of is None else f"{costs.as_of}, whatever the trade's date"
-    return f"NSE and broker charges with the rates of {dated}, times {costs.scale:g}. The reward is paid after charges."
+    paid = "The reward is paid after" if manifest.forecast is None else "Labels and decision rule count"
+    return f"NSE and broker charges with the rates of {dated}, times {costs.scale:g}. {paid} charges."
 
 
 def _training(manifest: Manifest, experiment: Experiment) -> str:
-    values: dict[str, Any] = {
-        **experiment.agent.model_dump(mode="json"),
-        **{f"reward {name}": value for name, value in experiment.reward.model_dump().items()},
-        "seed": experiment.seed,
-        "steps trained": manifest.provenance.steps,
-    }
+    if manifest.forecast is None:
+        told = {f"reward {name}": value for name, value in experiment.reward.model_dump().items()}
+        told["steps trained"] = manifest.provenance.steps
+    else:
+        trained = manifest.forecast.calibration["trained"]
+        told = {"examples": trained["rows"], "rows seen in all": manifest.provenance.steps}
+        told["best epoch or round"] = trained["best_epoch"]
+    values = {**experiment.agent.model_dump(mode="json"), "seed": experiment.seed, **told}
     return _table(("setting", "value"), list(values.items()))
+
+
+def _forecast(forecast: Forecast, manifest: Manifest) -> dict[str, str]:
+    """The sections that only a supervised model has."""
+    return {
+        "What it forecasts": _labels(forecast, manifest),
+        "How good the forecast is": _calibration(forecast),
+        "From forecast to action": _decision(forecast),
+    }
+
+
+def _labels(forecast: Forecast, manifest: Manifest) -> str:
+    rule = ", ".join(f"{name} {value}" for name, value in forecast.label.items())
+    trained, measured = (forecast.calibration[name] for name in ("trained", "measured"))
+    rows = [
+        (name, f"{trained['class_shares'][name]:.1%}", f"{measured['shares'][name]:.1%}") for name in forecast.classes
+    ]
+    few = len(forecast.columns) < len(manifest.columns)
+    read = f"Of the columns above it reads: {', '.join(f'`{name}`' for name in forecast.columns)}.\n\n" if few else ""
+    return (
+        f"Label: {rule}. The return runs from the next bar's open, where an order would fill.\n\n{read}"
+        f"{_table(('class', 'share of the training labels', 'of those it was measured on'), rows)}"
+    )
+
+
+def _calibration(forecast: Forecast) -> str:
+    found = forecast.calibration
+    measured = found["measured"]
+    rows: list[tuple[Any, ...]] = [("log-loss", *(f"{measured[when]['log_loss']:.5f}" for when in ("before", "after")))]
+    for curve in measured["after"]["calibration_error"]:
+        errors = (f"{measured[when]['calibration_error'][curve]:.4f}" for when in ("before", "after"))
+        rows.append((f"calibration error, {'most probable class' if curve == 'top' else curve}", *errors))
+    fitted = ", ".join(f"{name} {_figure(value)}" for name, value in found["fitted"].items())
+    return (
+        f"Calibrated by {found['method']} ({fitted}) on {found['rows']} labels of the validation span's first half; "
+        f"measured on {measured['rows']} of its second half, which fitted no calibration. When to stop training was "
+        "chosen on the whole validation span, so that even these figures flatter a little.\n\n"
+        f"{_table(('figure', 'before calibration', 'after'), rows)}\n"
+        f"Accuracy {_interval(measured['accuracy'])}; always `{measured['majority']}`, the most frequent class of "
+        f"training, has {measured['accuracy_of_majority']:.1%}. Difference {_interval(measured['above_majority'])}. "
+        "Intervals: 95 %, whole blocks of time drawn anew."
+    )
+
+
+def _interval(estimate: dict[str, float | None]) -> str:
+    value, low, high = (estimate[name] for name in ("value", "low", "high"))
+    between = "no interval, too few rows" if low is None or high is None else f"{low:.1%} to {high:.1%}"
+    return f"{value:.1%} ({between})"
+
+
+def _decision(forecast: Forecast) -> str:
+    rule = forecast.decision
+    trip = rule["round_trip"]
+    if "moves" in rule:
+        moves = ", ".join(f"{name} {move:+.3%}" for name, move in rule["moves"].items())
+        move = f"the sum over the classes of probability x mean forward return in training ({moves})"
+    else:
+        move = (
+            f"{rule['slope']:.3f} x the forecast return (the slope of true on forecast returns, by calibration labels)"
+        )
+    lines = [
+        f"The expected move is {move}. A round trip, charges and slippage, costs {trip:.3%}, the median over the "
+        f"validation labels. Beyond +{trip:.3%} it chooses `{rule['long']}`, beyond -{trip:.3%} `{rule['short']}`, "
+        f"between the two `{rule['hold']}`; what the mask forbids it does not do."
+    ]
+    if rule["limits"] is not None:
+        limits, rate = rule["limits"], rule["abstain_error_rate"]
+        lines.append(
+            f"Conformal abstention at an error rate of {rate:.1%}: it goes long only where the probability of down is "
+            f"below {limits['down']:.1%}, short only where that of up is below {limits['up']:.1%}. So of all falls at "
+            f"most {rate:.1%} are bought, as far as later bars are like those of the validation span."
+        )
+    lines.append(
+        f"On the second half of the validation span it wanted to go long at {rule['share_long']:.1%} of the bars and "
+        f"short at {rule['share_short']:.1%}; the expected move was {rule['mean_move']:.3%} in the mean of its size, "
+        f"{rule['largest_move']:.3%} at most."
+    )
+    return "\n\n".join(lines)
 
 
 def _validation(manifest: Manifest) -> str:
     rows = [(name, _figure(value)) for name, value in manifest.validation.items()]
     first, last = manifest.provenance.spans["validation"]
+    by = "`log_return`" if manifest.forecast is None else "the loss, and the decision rule calibrated,"
     return (
         f"{first} to {last}, one account per symbol from the first bar to the last, deterministic, under masks, after "
-        "charges; means over the symbols. The weights were chosen by `log_return` on this very span, so these figures "
+        f"charges; means over the symbols. The weights were chosen by {by} on this very span, so these figures "
         f"flatter them; the test span tells more.\n\n{_table(('figure', 'value'), rows)}\n{_conduct(manifest)}"
     )
 

@@ -127,8 +127,9 @@ def alarms(found: Conduct, names: Sequence[str], charges: float | None) -> dict[
     if found.order_rate < _NEVER and found.exposure < _NEVER:
         return {
             NEVER_TRADES: f"never trades: it ordered at {found.order_rate:.2%} of {found.decisions:,} bars at which it "
-            "could. On this market and at these charges that may be the right answer; if something can be earned, "
-            "let it explore more, train longer, or begin without charges (episode.charges)"
+            "could. On this market and at these charges that may be the right answer; if something can be earned, let "
+            "an agent explore more, train longer, or begin without charges (episode.charges), and give a supervised "
+            "model a longer horizon or other features"
         }
     raised = {}
     cheap = charges is not None and charges < _CHEAP
@@ -136,8 +137,9 @@ def alarms(found: Conduct, names: Sequence[str], charges: float | None) -> dict[
     if eaten or (found.order_rate >= _CHURNING and not cheap):
         share = "" if charges is None else f", and charges took {_of_gain(charges)}"
         raised[CHURNS] = (
-            f"churns: it ordered at {found.order_rate:.0%} of the bars at which it could{share}. Check that the reward "
-            "is paid after charges, and that agent.gamma looks further than one bar"
+            f"churns: it ordered at {found.order_rate:.0%} of the bars at which it could{share}. Check that an "
+            "agent's reward is paid after charges and agent.gamma looks further than one bar; for a supervised model "
+            "set account.max_position or agent.abstain_error_rate"
         )
     if found.exposure >= _HOLDING and found.exit_rate < _NEVER:
         raised[HOLDS] = (
@@ -148,8 +150,8 @@ def alarms(found: Conduct, names: Sequence[str], charges: float | None) -> dict[
         habit = "; ".join(_says(legal, action, names) for legal, action in found.habit)
         raised[COLLAPSED] = (
             f"collapsed onto one action: what is legal alone tells {found.told_by_mask:.1%} of its decisions "
-            f"({habit}), whatever the state. Let it explore more, lower agent.learning_rate, or check that the state "
-            "tells anything of the next bars"
+            f"({habit}), whatever the state. Let an agent explore more, lower agent.learning_rate, or check that the "
+            "state tells anything of the next bars"
         )
     return raised
 

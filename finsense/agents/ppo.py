@@ -7,19 +7,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
-from stable_baselines3.common.utils import LinearSchedule
 from torch import nn
 
-from finsense.account.portfolio import ACCOUNT_FEATURES
+from finsense.agents.device import on_cpu
 from finsense.agents.fast_ppo.algorithm import FastMaskablePPO
 from finsense.agents.learner import Decisions, Learner
 from finsense.agents.markets import Markets
-from finsense.agents.network import ACTIVATIONS, MaskedActor, ScaledState
+from finsense.agents.network import MaskedActor
 from finsense.agents.progress import Progress
+from finsense.agents.sb3_settings import shared_settings
 from finsense.agents.training import Trained, run_training
 from finsense.config import Experiment, PpoAgent
 from finsense.envs.vector import TradingVecEnv
-from finsense.state.scaler import fit_scaler
 
 __all__ = ["Trained", "masked_ppo", "train"]
 
@@ -38,37 +37,23 @@ def train(
 
 def masked_ppo(experiment: Experiment, markets: Markets, envs: TradingVecEnv) -> FastMaskablePPO:
     """The learner, its scaler fitted on the training span alone."""
-    agent, spec = experiment.agent, experiment.state
+    agent = experiment.agent
     assert isinstance(agent, PpoAgent)
-    scaler = fit_scaler(markets.train.training_rows(), spec.history, len(ACCOUNT_FEATURES))
-    rate, last = agent.learning_rate, agent.final_learning_rate
     return FastMaskablePPO(
         MaskableActorCriticPolicy,
         envs,
-        learning_rate=rate if last is None else LinearSchedule(rate, last, 1.0),
-        n_steps=agent.n_steps,
-        batch_size=agent.batch_size,
         n_epochs=agent.n_epochs,
-        gamma=agent.gamma,
         gae_lambda=agent.gae_lambda,
         clip_range=agent.clip_range,
         ent_coef=agent.ent_coef,
         vf_coef=agent.vf_coef,
-        max_grad_norm=agent.max_grad_norm,
         target_kl=agent.target_kl,
-        policy_kwargs={
-            "net_arch": {"pi": list(agent.net_arch), "vf": list(agent.net_arch)},
-            "activation_fn": ACTIVATIONS[agent.activation],
-            "features_extractor_class": ScaledState,
-            "features_extractor_kwargs": ScaledState.arguments(scaler),
-        },
-        seed=experiment.seed,
-        device="cpu",
+        **shared_settings(experiment, markets),
     )
 
 
 def _actor(experiment: Experiment, model: FastMaskablePPO) -> nn.Module:
-    return MaskedActor(model.policy)
+    return on_cpu(MaskedActor(model.policy))
 
 
 def _decisions(model: FastMaskablePPO, steps: int) -> Decisions:

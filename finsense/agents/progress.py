@@ -1,5 +1,6 @@
 """What a training tells of itself while it runs, and the wish to stop it."""
 
+import math
 import signal
 import threading
 from collections.abc import Iterator
@@ -15,30 +16,53 @@ log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
-class Progress:
-    """How far a training is, after each rollout.
+class FitFigures:
+    """How a supervised model is getting on, after its last whole pass.
 
     Attributes:
-        steps: environment steps done.
-        total: environment steps in all, whole rollouts.
+        epoch: passes over the training rows (or rounds of boosting) done.
+        epochs: passes at most; it may stop earlier.
+        train_loss: of that pass.
+        validation_loss: after it.
+        validation_accuracy: share of the validation examples whose class it names.
+        best_loss: the lowest validation loss so far.
+    """
+
+    epoch: int
+    epochs: int
+    train_loss: float
+    validation_loss: float
+    validation_accuracy: float
+    best_loss: float
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a training is: of an agent after each rollout, of a supervised model every second or pass.
+
+    Attributes:
+        steps: environment steps done; of a supervised model training rows seen.
+        total: in all: whole rollouts, or rows of all passes (it may stop earlier).
         steps_per_s: over this process.
         seconds_left: at that pace.
-        reward_mean: of the last 100 episodes; NaN before the first has ended.
+        reward_mean: of an agent's last 100 episodes; NaN before the first has ended.
         trades_per_episode: fills / 2 of the last 100 episodes; NaN before the first has ended.
         hold_share: share of the rollout's decisions that hold.
-        last_eval: the last evaluation, if there was one; of a resumed run the best one, until the next.
+        last_eval: the agent's last evaluation, if there was one; of a resumed run the best one, until the next.
         evaluated: environment steps at the last evaluation; 0 before the first.
+        fit: of a supervised model in place of these figures; None for an agent, and before the first pass is done.
     """
 
     steps: int
     total: int
     steps_per_s: float
     seconds_left: float
-    reward_mean: float
-    trades_per_episode: float
-    hold_share: float
-    last_eval: Verdict | None
-    evaluated: int
+    reward_mean: float = math.nan
+    trades_per_episode: float = math.nan
+    hold_share: float = math.nan
+    last_eval: Verdict | None = None
+    evaluated: int = 0
+    fit: FitFigures | None = None
 
 
 class TrainingInterrupted(KeyboardInterrupt):
@@ -58,7 +82,7 @@ def first_interrupt() -> Iterator[threading.Event]:
     def note(signum: int, frame: FrameType | None) -> None:
         asked.set()
         signal.signal(signal.SIGINT, previous)
-        log.info("interrupted: stopping with a checkpoint after this rollout; press Ctrl-C again to stop at once")
+        log.info("interrupted: stopping where the run can be resumed; press Ctrl-C again to stop at once")
 
     signal.signal(signal.SIGINT, note)
     try:

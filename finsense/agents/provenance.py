@@ -2,7 +2,7 @@
 
 import platform
 import subprocess
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 _PACKAGES = (
@@ -15,14 +15,23 @@ _PACKAGES = (
     "onnxscript",
     "pandas",
     "sb3-contrib",
+    "scikit-learn",
     "stable-baselines3",
     "torch",
 )
+# One of them carries the library; the second is the build with CUDA.
+_TREES = ("xgboost-cpu", "xgboost")
 
 
 def versions() -> dict[str, str]:
     """Name -> version of Python and of each library that decides the result."""
-    return {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}}
+    known = {name: version(name) for name in _PACKAGES}
+    for name in _TREES:
+        try:
+            known[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return {"python": platform.python_version(), **known}
 
 
 def git_commit() -> str:

@@ -1,7 +1,7 @@
 """The task of a worker process: train what is missing of one run, tell of it, and stop where it can be resumed."""
 
+import _thread
 import json
-import signal
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ def train_task(line: Line, values: Mapping[str, Any], run_dir: Path) -> dict[str
     """Train an experiment in a folder, see `train_missing`; the progress is said after each rollout.
 
     Args:
-        line: to the process that gave the task.
+        line: to the crew that gave the task.
         values: `Experiment.resolved()`.
         run_dir: of the run.
 
@@ -30,7 +30,8 @@ def train_task(line: Line, values: Mapping[str, Any], run_dir: Path) -> dict[str
     def report(progress: Progress) -> None:
         line.say(progress)
         if line.stop_asked():
-            # As Ctrl-C would: the training ends after this rollout with a checkpoint.
-            signal.raise_signal(signal.SIGINT)
+            # As Ctrl-C would, also where the signal itself is blocked, as in Ray's workers: the training ends after
+            # this rollout with a checkpoint.
+            _thread.interrupt_main()
 
     return train_missing(Experiment.model_validate_json(json.dumps(values)), run_dir, report=report)

@@ -1,6 +1,6 @@
 """Several seeds of one experiment, trained side by side; the one in the middle is exported, never the best."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -8,9 +8,8 @@ from typing import Any, Literal
 import numpy as np
 import yaml
 
-from finsense.agents.crew import Crew, News
+from finsense.agents.crew import Crew, News, Task, work_off
 from finsense.agents.occupancy import is_occupied, occupied
-from finsense.agents.progress import TrainingInterrupted, first_interrupt
 from finsense.agents.provenance import git_commit, versions
 from finsense.agents.run_folder import BUNDLE, CONFIG, RunError, differences
 from finsense.agents.run_record import RESULT, finished_result, read_json, read_result, write_json
@@ -25,7 +24,6 @@ GROUP, LOGS = "group.json", "logs"
 # The figure by which the checkpoint of each seed was chosen, too.
 METRIC = "log_return"
 _REASON = "the median by `log_return` on the validation span (of an even number the lower of the middle two)"
-_SECONDS_BETWEEN_LOOKS = 0.2
 _GENERATOR_SEED = 0
 
 
@@ -116,9 +114,9 @@ def open_group(folder: Path, experiment: Experiment, count: int | None, resume: 
 
 
 def train_seeds(
-    folder: Path, experiment: Experiment, seeds: Sequence[int], *, jobs: int, tell: Callable[[News], None]
+    folder: Path, experiment: Experiment, seeds: Sequence[int], *, crew: Crew, tell: Callable[[News], None]
 ) -> list[SeedOutcome]:
-    """Train every seed that is not finished, so many at once, each in a process and a folder of its own.
+    """Train every seed that is not finished, as many at once as the crew can, each in a folder of its own.
 
     A seed that fails, or whose process is killed, leaves the others alone. The first Ctrl-C stops all of them where
     they can be resumed; what comes out in the end is the same as of seeds trained one by one.
@@ -127,33 +125,24 @@ def train_seeds(
         folder: of the group.
         experiment: of every seed.
         seeds: all of the group.
-        jobs: processes.
+        crew: trains them.
         tell: called with everything that a worker says, named `seed_<n>`.
 
     Raises:
         RunError: another process trains in the folder.
         TrainingInterrupted: Ctrl-C; all was saved.
     """
-    if jobs < 1:
-        raise SeedsError(f"expected one job or more, found {jobs}")
-    with occupied(folder), first_interrupt() as asked, Crew(jobs) as crew:
+    with occupied(folder):
         _refuse_orphans(folder, seeds)
         ended = _finished(folder, seeds)
-        waiting = [seed for seed in seeds if run_folder_of(folder, seed).name not in ended]
-        while crew.busy or (waiting and not asked.is_set()):
-            while waiting and crew.free and not asked.is_set():
-                run_dir = run_folder_of(folder, seed := waiting.pop(0))
-                values = seed_experiment(experiment, seed).resolved()
-                crew.start(run_dir.name, train_task, (values, run_dir), folder / LOGS / f"{run_dir.name}.log")
-            for news in crew.hear(_SECONDS_BETWEEN_LOOKS):
-                tell(news)
-                if news.kind != "said":
-                    ended[news.task] = news
-            if asked.is_set():
-                for task in crew.busy:
-                    crew.stop(task)
-    if asked.is_set():
-        raise TrainingInterrupted(f"{folder} can be resumed")
+
+        def take(news: News) -> None:
+            tell(news)
+            if news.kind != "said":
+                ended[news.task] = news
+
+        missing = [seed for seed in seeds if run_folder_of(folder, seed).name not in ended]
+        work_off(crew, _tasks(folder, experiment, missing), take)
     return [_outcome(run_folder_of(folder, seed), seed, ended) for seed in seeds]
 
 
@@ -216,6 +205,13 @@ def _selection(
         interval=stratified_interval(column, np.random.default_rng(_GENERATOR_SEED)),
         test=test,
     )
+
+
+def _tasks(folder: Path, experiment: Experiment, seeds: Sequence[int]) -> Iterator[Task]:
+    for seed in seeds:
+        run_dir = run_folder_of(folder.absolute(), seed)
+        values = seed_experiment(experiment, seed).resolved()
+        yield Task(run_dir.name, train_task, (values, run_dir), run_dir.parent / LOGS / f"{run_dir.name}.log")
 
 
 def _finished(folder: Path, seeds: Sequence[int]) -> dict[str, News]:

@@ -12,8 +12,9 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.logger import configure
 
 from finsense.agents.checkpoint import restore_checkpoint
+from finsense.agents.device import training_device
 from finsense.agents.export import export_bundle
-from finsense.agents.fast_ppo.faults import NotFinite
+from finsense.agents.kernels.faults import NotFinite
 from finsense.agents.learner import Learner
 from finsense.agents.markets import episode_rules, load_markets
 from finsense.agents.network import weights_finite, weights_hash
@@ -21,7 +22,7 @@ from finsense.agents.progress import Progress, first_interrupt
 from finsense.agents.run_folder import BUNDLE, CHECKPOINTS, TENSORBOARD, open_run
 from finsense.agents.validation import Judge
 from finsense.agents.watch import TrainingError, Watch, diverged
-from finsense.config import Experiment
+from finsense.config import Experiment, TradingAgent
 from finsense.envs.vector import TradingVecEnv
 
 
@@ -68,6 +69,7 @@ def run_training(
         report: called after each rollout.
 
     Raises:
+        DeviceError: a GPU was asked for, and torch sees none.
         RunError: the folder holds another run or none.
         CheckpointError: the checkpoint to resume is missing or damaged.
         TrainingError: the loss or the weights are no longer finite.
@@ -76,9 +78,12 @@ def run_training(
         BarsError, HistoryError, CostError: the data do not serve.
     """
     started_s = time.monotonic()
+    assert isinstance(experiment.agent, TradingAgent)
+    # Asked before the folder is opened: a run that cannot begin leaves none behind.
+    training_device(experiment)
     markets = load_markets(experiment)
     run = open_run(run_dir, experiment, markets, resume)
-    with _one_thread():
+    with one_thread():
         envs = TradingVecEnv(markets.train, experiment.account, experiment.agent.envs, episode_rules(experiment))
         model = learner.make(experiment, markets, envs)
         judge = Judge(
@@ -135,7 +140,7 @@ def _learn(model: BaseAlgorithm, steps: int, watch: Watch) -> None:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """Networks this small are fastest on one thread, and the same bits come out on every machine with as many cores."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -1,6 +1,6 @@
 """A search for hyperparameters: trials side by side, hopeless ones pruned, the best on validation exported."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,9 +9,9 @@ import optuna
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from finsense.agents.crew import Crew, News
+from finsense.agents.crew import Crew, News, Task, work_off
 from finsense.agents.occupancy import is_occupied, occupied
-from finsense.agents.progress import Progress, TrainingInterrupted, first_interrupt
+from finsense.agents.progress import Progress
 from finsense.agents.run_folder import BUNDLE, MANIFEST, RunError
 from finsense.agents.run_record import FINISHED, PRUNED, RESULT, read_json, read_result, write_json
 from finsense.agents.run_task import train_task
@@ -34,7 +34,6 @@ from finsense.config import ConfigError, SearchPlan
 from finsense.model.manifest import Candidate, Selection
 
 LOGS = "logs"
-_SECONDS_BETWEEN_LOOKS = 0.2
 # With fewer finished trials an importance is a guess.
 _LEAST_FOR_IMPORTANCE = 5
 _FIGURES = ("log_return", "sharpe")
@@ -72,12 +71,12 @@ def tune(
     name: str,
     *,
     trials: int,
-    jobs: int,
+    crew: Crew,
     tell: Callable[[News], None],
 ) -> TuneOutcome:
     """Search until there are so many trials, counting those that the storage has, and export the best.
 
-    This process alone writes the storage; its workers train. So a worker that is killed harms nothing: its trial is
+    This process alone writes the storage; the crew trains. So a worker that is killed harms nothing: its trial is
     noted, and taken up again from its last checkpoint when the same search is started again. The same holds for all
     trials when this process is killed. The test span is never touched.
 
@@ -86,38 +85,45 @@ def tune(
         storage: file of the trials.
         name: of the study in it.
         trials: how many, pruned and failed ones included.
-        jobs: processes.
+        crew: trains them.
         tell: called with everything that a worker says and with the end of each trial, named `trial_<n>`.
 
     Raises:
-        TuneError: the counts are impossible, the storage belongs to another study, the data changed, or no trial
+        TuneError: the count is impossible, the storage belongs to another study, the data changed, or no trial
             finished.
         RunError: another process searches in the storage.
         TrainingInterrupted: Ctrl-C; all was saved.
     """
-    if trials < 1 or jobs < 1:
-        raise TuneError(f"expected one trial or more and one job or more, found {trials} and {jobs}")
+    if trials < 1:
+        raise TuneError(f"expected one trial or more, found {trials}")
     folder = study_folder(storage, name)
     with occupied(folder.parent):
         study = open_study(storage, name, plan)
         _refuse_orphans(study, folder)
         take_up(study)
-        _search(_Hunt(plan, study, folder, tell), trials, jobs)
+        hunt = _Hunt(plan, study, folder.absolute(), crew, tell)
+        work_off(crew, hunt.tasks(trials), hunt.take)
         return _conclude(plan, study, folder)
 
 
 class _Hunt:
     """The trials at work, and what is noted of them."""
 
-    def __init__(self, plan: SearchPlan, study: Study, folder: Path, tell: Callable[[News], None]) -> None:
+    def __init__(self, plan: SearchPlan, study: Study, folder: Path, crew: Crew, tell: Callable[[News], None]) -> None:
         self.plan, self.study, self.folder = plan, study, folder
-        self._tell = tell
+        self._crew, self._tell = crew, tell
         self._trials: dict[str, Trial] = {}
         self._evaluated: dict[str, int] = {}
         self._pruned: set[str] = set()
 
-    def start(self, trial: Trial, crew: Crew) -> None:
-        """Give a trial to a worker, unless its values do not go together."""
+    def tasks(self, wanted: int) -> Iterator[Task]:
+        """The trials as they come, until there are so many; one whose values do not go together is noted only."""
+        while (trial := next_trial(self.study, self.plan, wanted)) is not None:
+            task = self._task(trial)
+            if task is not None:
+                yield task
+
+    def _task(self, trial: Trial) -> Task | None:
         name = trial_name(trial)
         try:
             experiment = self.plan.trial(values_of(self.plan, trial.params))
@@ -126,22 +132,22 @@ class _Hunt:
             trial.set_user_attr(INFEASIBLE, reasons)
             self.study.tell(trial, state=TrialState.PRUNED)
             self._tell(News(name, "failed", f"values that do not go together: {reasons}"))
-            return
+            return None
         self._trials[name] = trial
-        run_dir = self.folder / name
-        crew.start(name, train_task, (experiment.resolved(), run_dir), self.folder / LOGS / f"{name}.log")
+        log = self.folder / LOGS / f"{name}.log"
+        return Task(name, train_task, (experiment.resolved(), self.folder / name), log)
 
-    def take(self, news: News, crew: Crew) -> None:
+    def take(self, news: News) -> None:
         """Note what a worker said."""
         if news.kind == "said":
-            self._evaluation(news.task, news.value, crew)
+            self._evaluation(news.task, news.value)
         else:
             if news.task in self._pruned and news.kind in ("done", "stopped"):
                 news = replace(news, kind="stopped", value="pruned: its evaluations lag behind those of other trials")
             self._end(news)
         self._tell(news)
 
-    def _evaluation(self, name: str, progress: Progress, crew: Crew) -> None:
+    def _evaluation(self, name: str, progress: Progress) -> None:
         before = self._evaluated.setdefault(name, progress.evaluated)
         if progress.last_eval is None or progress.evaluated <= before:
             return
@@ -154,7 +160,7 @@ class _Hunt:
         trial.report(getattr(progress.last_eval, self.plan.search.metric), evaluation)
         if trial.should_prune():
             self._pruned.add(name)
-            crew.stop(name)
+            self._crew.stop(name)
 
     def _end(self, news: News) -> None:
         name, trial = news.task, self._trials.pop(news.task)
@@ -194,25 +200,6 @@ class _Hunt:
                 f"the bars of {changed} changed since the first trial, so {name} cannot be compared with it; restore "
                 "them, or begin another study"
             )
-
-
-def _search(hunt: _Hunt, wanted: int, jobs: int) -> None:
-    with first_interrupt() as asked, Crew(jobs) as crew:
-        exhausted = False
-        while crew.busy or not (exhausted or asked.is_set()):
-            while crew.free and not exhausted and not asked.is_set():
-                trial = next_trial(hunt.study, hunt.plan, wanted)
-                if trial is None:
-                    exhausted = True
-                else:
-                    hunt.start(trial, crew)
-            for news in crew.hear(_SECONDS_BETWEEN_LOOKS):
-                hunt.take(news, crew)
-            if asked.is_set():
-                for task in crew.busy:
-                    crew.stop(task)
-    if asked.is_set():
-        raise TrainingInterrupted("the same command goes on")
 
 
 def _conclude(plan: SearchPlan, study: Study, folder: Path) -> TuneOutcome:

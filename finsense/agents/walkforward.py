@@ -1,4 +1,4 @@
-"""Trains and judges an experiment fold by fold and seed by seed, in worker processes, and goes on where it stopped."""
+"""Trains and judges an experiment fold by fold and seed by seed, with a crew, and goes on where it stopped."""
 
 import datetime as dt
 from collections.abc import Callable, Iterator, Mapping
@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from finsense.agents.crew import Crew, News
+from finsense.agents.crew import Crew, News, Task, work_off
 from finsense.agents.occupancy import occupied
-from finsense.agents.progress import TrainingInterrupted, first_interrupt
 from finsense.agents.provenance import git_commit, versions
 from finsense.agents.run_folder import CONFIG, RunError, differences
 from finsense.agents.run_record import FAILED, read_json, read_result, write_json
@@ -34,7 +33,6 @@ from finsense.market.costs import MAX_SCALE
 from finsense.state.span import tradable_range
 
 PLAN, LOGS = "walkforward.json", "logs"
-_SECONDS_BETWEEN_LOOKS = 0.2
 
 
 class WalkForwardError(ValueError):
@@ -152,39 +150,23 @@ def open_walkforward(folder: Path, plan: WalkForward) -> None:
     write_json(folder / PLAN, {**wanted, "git_commit": git_commit(), "versions": versions()})
 
 
-def run_walkforward(folder: Path, plan: WalkForward, *, jobs: int, tell: Callable[[News], None]) -> None:
-    """Train and judge whatever is missing, so many at once; one that fails or is killed leaves the others alone.
+def run_walkforward(folder: Path, plan: WalkForward, *, crew: Crew, tell: Callable[[News], None]) -> None:
+    """Train and judge whatever is missing; one that fails or is killed leaves the others alone.
 
     The seeds come one after the other, each through all folds, so that what is finished early can be read.
 
     Args:
         folder: opened for this plan.
         plan: what to do.
-        jobs: processes.
+        crew: does it.
         tell: called with everything that a worker says.
 
     Raises:
-        WalkForwardError: no job.
         RunError: another process works in the folder.
         TrainingInterrupted: Ctrl-C; all was saved.
     """
-    if jobs < 1:
-        raise WalkForwardError(f"expected one job or more, found {jobs}")
-    with occupied(folder), first_interrupt() as asked, Crew(jobs) as crew:
-        waiting = _missing(folder, plan)
-        while crew.busy or not asked.is_set():
-            while crew.free and not asked.is_set() and (task := next(waiting, None)) is not None:
-                name, work, arguments = task
-                crew.start(name, work, arguments, folder / LOGS / f"{name}.log")
-            if not crew.busy:
-                break
-            for news in crew.hear(_SECONDS_BETWEEN_LOOKS):
-                tell(news)
-            if asked.is_set():
-                for name in crew.busy:
-                    crew.stop(name)
-    if asked.is_set():
-        raise TrainingInterrupted(f"the same command goes on in {folder}")
+    with occupied(folder):
+        work_off(crew, _missing(folder.absolute(), plan), tell)
 
 
 def report(folder: Path, plan: WalkForward) -> dict[str, Any]:
@@ -229,14 +211,17 @@ def report(folder: Path, plan: WalkForward) -> dict[str, Any]:
     return dict(json_safe(found))
 
 
-def _missing(folder: Path, plan: WalkForward) -> Iterator[tuple[str, Callable[..., Any], tuple[Any, ...]]]:
+def _missing(folder: Path, plan: WalkForward) -> Iterator[Task]:
+    def task(name: str, work: Callable[..., Any], *arguments: Any) -> Task:
+        return Task(name, work, arguments, folder / LOGS / f"{name}.log")
+
     for fold in range(len(plan.folds)):
         if not _baselines(folder, fold).exists():
             values = plan.experiment_of(fold, plan.seeds[0]).resolved()
-            yield f"fold_{fold + 1}_baselines", baselines_task, (values, _baselines(folder, fold))
+            yield task(f"fold_{fold + 1}_baselines", baselines_task, values, _baselines(folder, fold))
     for seed, fold in _trainings(folder, plan):
         values = plan.experiment_of(fold, seed).resolved()
-        yield _name(fold, seed), agent_task, (values, _run_dir(folder, fold, seed))
+        yield task(_name(fold, seed), agent_task, values, _run_dir(folder, fold, seed))
 
 
 def _trainings(folder: Path, plan: WalkForward) -> Iterator[tuple[int, int]]:

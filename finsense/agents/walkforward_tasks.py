@@ -26,7 +26,7 @@ def agent_task(line: Line, values: Mapping[str, Any], run_dir: Path) -> dict[str
     """The task of a worker: train what is missing of a run, then judge its exported policy on the test span, once.
 
     Args:
-        line: to the process that gave the task.
+        line: to the crew that gave the task.
         values: `Experiment.resolved()`.
         run_dir: of the run; test.json there holds the accounts.
 

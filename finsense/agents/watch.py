@@ -25,7 +25,7 @@ from finsense.agents.progress import Progress, TrainingInterrupted
 from finsense.agents.rollout_figures import decision_figures, episode_figures, exposure_figures
 from finsense.agents.validation import Judge, actor_choice
 from finsense.agents.validation import Path as Walk
-from finsense.config import Experiment
+from finsense.config import Experiment, TradingAgent
 from finsense.envs.vector import TradingVecEnv
 
 log = structlog.get_logger()
@@ -81,6 +81,7 @@ class Watch(BaseCallback):
         self.best = best
         self._learner = learner
         self._experiment = experiment
+        assert isinstance(experiment.agent, TradingAgent)
         self._agent = experiment.agent
         self._judge = judge
         self._checkpoints = checkpoints

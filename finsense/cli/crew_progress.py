@@ -54,8 +54,7 @@ class CrewProgress:
             self._console.print(f"{news.task}: finished, log return {figures['log_return']:+.4f} on validation")
 
     def _show(self, name: str, progress: Any) -> None:
-        judged = "" if progress.last_eval is None else f"  log return {progress.last_eval.log_return:+.4f}"
-        text = f"{progress.steps_per_s:,.0f} steps/s{judged}"
+        text = _text(progress)
         if self._bars:
             if name not in self._lines:
                 self._lines[name] = self._bars.add_task(name, total=progress.total, text=text)
@@ -65,3 +64,12 @@ class CrewProgress:
         if now_s - self._last_line_s.setdefault(name, now_s) >= _SECONDS_BETWEEN_LINES:
             self._last_line_s[name] = now_s
             self._console.print(f"{name}: {progress.steps:,}/{progress.total:,}  {text}", soft_wrap=True)
+
+
+def _text(progress: Any) -> str:
+    """The pace, and how an agent or a supervised model is getting on."""
+    fit = progress.fit
+    if fit is not None:
+        return f"{progress.steps_per_s:,.0f} rows/s  epoch {fit.epoch}/{fit.epochs}  loss {fit.validation_loss:.4f}"
+    judged = "" if progress.last_eval is None else f"  log return {progress.last_eval.log_return:+.4f}"
+    return f"{progress.steps_per_s:,.0f} steps/s{judged}"

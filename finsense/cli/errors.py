@@ -7,6 +7,8 @@ from typing import Any, NoReturn
 import typer
 
 from finsense.account.session import IllegalAction
+from finsense.agents.labels import LabelError
+from finsense.agents.splits import SplitError
 from finsense.config import ConfigError
 from finsense.evaluation.oracle import OracleError
 from finsense.evaluation.walkforward import FoldError
@@ -32,6 +34,8 @@ _KINDS: dict[type[Exception], tuple[str, int]] = {
     HistoryError: ("data", DATA),
     MissingFieldsError: ("data", DATA),
     TimelineError: ("data", DATA),
+    LabelError: ("data", DATA),
+    SplitError: ("data", DATA),
     ScalerError: ("data", DATA),
     InstrumentError: ("data", DATA),
     SimulationError: ("data", DATA),

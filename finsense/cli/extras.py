@@ -15,14 +15,21 @@ _TRAINING = (
     "tensorboard",
     "matplotlib",
     "optuna",
+    "sklearn",
+    "xgboost",
 )
+
+
+_KITE = ("kiteconnect", "requests", "websockets", "aiohttp", "cryptography")
 
 
 def _missing(error: ModuleNotFoundError, what: str) -> None:
     """Refuse with the command that installs the extra; a missing module of our own is a fault and is raised."""
-    if (error.name or "").split(".")[0] not in _TRAINING:
-        raise error
-    refuse("extras", f"{what} needs `{error.name}`: pip install 'finsense[train]'", USAGE)
+    name = (error.name or "").split(".")[0]
+    for extra, modules in (("train", _TRAINING), ("kite", _KITE)):
+        if name in modules:
+            refuse("extras", f"{what} needs `{error.name}`: pip install 'finsense[{extra}]'", USAGE)
+    raise error
 
 
 def agents(module: str) -> ModuleType:
@@ -42,3 +49,12 @@ def environment_drivers() -> ModuleType:
         _missing(error, "driving an environment")
         raise
     return environments
+
+
+def rehearsal(module: str) -> ModuleType:
+    """A module of `finsense.live.rehearsal`, of the extra [kite]."""
+    try:
+        return import_module(f"finsense.live.rehearsal.{module}")
+    except ModuleNotFoundError as error:
+        _missing(error, "a rehearsal")
+        raise

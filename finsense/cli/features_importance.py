@@ -1,24 +1,33 @@
 """`finsense features importance`: which columns tell something about the returns that follow, beside pure chance."""
 
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import typer
+from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
 from finsense.cli.config import ConfigFile, Overrides
-from finsense.cli.errors import DATA, refuse
+from finsense.cli.errors import DATA, USAGE, refuse
+from finsense.cli.extras import agents
 from finsense.cli.features_build import build_experiment, state_cache
 from finsense.cli.options import AsJson, print_json
+from finsense.cli.tables import show_section
 from finsense.config import Experiment, Span, load_experiment
+from finsense.config.feature_selection import FeatureSelection
+from finsense.config.supervised import SupervisedModel
 from finsense.evaluation.dependence import MOST_FOLDS, Judged
+from finsense.evaluation.forecast_sections import importance_section
 from finsense.evaluation.forward_returns import ImportanceError, Samples, forward_samples
 from finsense.evaluation.importance import LEAST_SHUFFLES, Importance, importance
+from finsense.evaluation.persistence import as_svg_file
 from finsense.market.bars import day_date
 
 _LEVEL = 0.05
+_FOLDS = 5
 
 
 class Where(StrEnum):
@@ -34,7 +43,10 @@ def show_importance(
     config: ConfigFile,
     overrides: Overrides = None,
     horizon: Annotated[int, typer.Option(min=1, max=10_000, help="Bars until the return ends.")] = 5,
-    folds: Annotated[int, typer.Option(min=2, max=MOST_FOLDS, help="Spans that are judged one after the other.")] = 5,
+    folds: Annotated[
+        int | None,
+        typer.Option(min=2, max=MOST_FOLDS, help="Spans that are judged one after the other [default: 5]."),
+    ] = None,
     where: Annotated[
         Where, typer.Option("--span", help="train keeps validation and test unseen: choose features on it alone.")
     ] = Where.TRAIN,
@@ -43,10 +55,20 @@ def show_importance(
     ] = 200,
     top: Annotated[int, typer.Option(min=1, help="Rows of the table; --json has every column.")] = 20,
     seed: Annotated[int, typer.Option(min=0, help="Of the shuffles.")] = 0,
+    model: Annotated[
+        bool, typer.Option("--model", help="Judge what the config's supervised model makes of the columns instead.")
+    ] = False,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE.svg", help="With --model: draw the ranks over the folds.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Judge each column against the returns that follow it, on purged folds in time, beside shuffled returns."""
     experiment = load_experiment(config, overrides or [])
+    if model:
+        _show_model(experiment, folds, top, plot, as_json)
+        return
+    folds = folds or _FOLDS
     with Console(stderr=True).status("building and judging the columns"):
         try:
             samples = samples_of(experiment, horizon, where)
@@ -57,6 +79,31 @@ def show_importance(
         print_json(_document(experiment, found, horizon, where, shuffles))
         return
     _show(Console(), found, horizon, where, top)
+
+
+def _show_model(experiment: Experiment, folds: int | None, top: int, plot: Path | None, as_json: bool) -> None:
+    """Fit the model fold by fold over the training span; `agent.select` of the config says how columns are judged."""
+    agent = experiment.agent
+    if not isinstance(agent, SupervisedModel):
+        refuse("importance", f"--model needs a supervised model, found agent.kind {agent.kind}", USAGE)
+    if folds is not None:
+        values = (agent.select or FeatureSelection()).model_dump() | {"folds": folds}
+        try:
+            select = FeatureSelection.model_validate(values)
+        except ValidationError as error:
+            refuse("usage", f"--folds with --model: {error.errors()[0]['msg']}, found {folds}", USAGE)
+        experiment = experiment.model_copy(update={"agent": agent.model_copy(update={"select": select})})
+    fit = agents(agent.kind).fit
+    found = agents("feature_analysis").analyse_experiment(fit, experiment).as_dict()
+    section = importance_section(found, top)
+    if plot is not None:
+        plot.write_text(as_svg_file(section.figures[0]), encoding="utf-8")
+    if as_json:
+        print_json(found | ({"plot": str(plot)} if plot is not None else {}))
+        return
+    show_section(Console(), section)
+    if plot is not None:
+        typer.echo(f"picture: {plot}")
 
 
 def samples_of(experiment: Experiment, horizon: int, where: Where) -> list[Samples]:

@@ -14,12 +14,15 @@ from finsense.cli.config import config_app
 from finsense.cli.costs import costs
 from finsense.cli.demo import demo
 from finsense.cli.doctor import doctor
+from finsense.cli.ensemble import ensemble_app
 from finsense.cli.errors import guarded
+from finsense.cli.evaluate import evaluate
 from finsense.cli.features import features_app
 from finsense.cli.lookahead import lookahead
 from finsense.cli.oracle import oracle
 from finsense.cli.paper import paper
 from finsense.cli.parity import parity
+from finsense.cli.rehearse import rehearse
 from finsense.cli.runs import runs_app
 from finsense.cli.state import state
 from finsense.cli.train import train
@@ -41,9 +44,14 @@ for command, example in (
     (walkforward, "finsense walkforward configs/walkforward_5m.yaml --folds 3 --seeds 10 --out runs/walkforward_5m"),
     (backtest, f"finsense backtest checkpoints/ppo_reliance_5m {_FILE} --report report.html"),
     (
+        evaluate,
+        "finsense evaluate checkpoints/lstm_reliance_5m --data bars.parquet --symbol RELIANCE --report report.html",
+    ),
+    (
         paper,
         f"finsense paper --bundle checkpoints/ppo_reliance_5m {_FILE.replace('--data', '--replay')} --journal j.db",
     ),
+    (rehearse, "finsense rehearse --symbols SIMA,SIMB --speed 60 --fault answer_lost=0.1"),
     (lookahead, "finsense lookahead configs/ppo_reliance_5m.yaml --bundle checkpoints/ppo_reliance_5m --json"),
     (oracle, "finsense oracle configs/ppo_oracle.yaml --bundle checkpoints/ppo_oracle --plot policy.svg"),
     (parity, f"finsense parity checkpoints/ppo_reliance_5m {_FILE}"),
@@ -54,6 +62,7 @@ for command, example in (
 ):
     app.command(epilog=f"Example: {example}")(guarded(command))
 app.add_typer(config_app)
+app.add_typer(ensemble_app)
 app.add_typer(features_app)
 app.add_typer(runs_app)
 

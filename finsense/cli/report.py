@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from finsense.evaluation.backtest import Report, Setting, charge_totals, days_of
 from finsense.evaluation.tearsheet import Contender, TearsheetData, write_report
+from finsense.evaluation.tearsheet_section import Section
 
 
 def save_report(
@@ -21,6 +22,7 @@ def save_report(
     config: str,
     parity: Mapping[str, str] | None = None,
     facts: Mapping[str, str] | None = None,
+    sections: Sequence[Section] = (),
 ) -> Path:
     """Write the report of a judged policy beside its baselines; returns the path."""
     trace = report.trace
@@ -51,6 +53,7 @@ def save_report(
             parity=parity,
             config_text=config,
             facts=dict(facts or {}),
+            sections=tuple(sections),
         ),
     )
 

@@ -4,6 +4,7 @@ from rich.console import Console
 from rich.table import Table
 
 from finsense.evaluation.backtest import Report
+from finsense.evaluation.tearsheet_section import Section
 from finsense.evaluation.wording import decimal, percent, whole_rupees
 
 
@@ -36,3 +37,19 @@ def show_reports(console: Console, reports: list[Report]) -> None:
     for report in reports:
         if report.performance.bars < longest:
             console.print(f"{report.name} was ruined after {report.performance.bars} bars and stopped there")
+
+
+def show_section(console: Console, section: Section) -> None:
+    """Words and tables of a section; its figures are for the report."""
+    console.print(f"[bold]{section.title}[/]")
+    for note in section.notes:
+        console.print(note, highlight=False, markup=False)
+    for one in section.tables:
+        table = Table(box=None, padding=(0, 1))
+        table.add_column(one.header[0], overflow="fold")
+        for heading in one.header[1:]:
+            table.add_column(heading, justify="right")
+        for row in one.rows:
+            table.add_row(*row)
+        console.print(table)
+    console.print()

@@ -1,9 +1,9 @@
 """`finsense train`: from an experiment file to a verified bundle, of one seed or of several."""
 
 import datetime as dt
-import os
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +12,7 @@ from rich.console import Console
 
 from finsense.cli.config import ConfigFile, Overrides
 from finsense.cli.crew_progress import CrewProgress
+from finsense.cli.engine import Engine, Jobs, RayAddress, crew_maker
 from finsense.cli.errors import RUNTIME, USAGE, refuse
 from finsense.cli.extras import agents
 from finsense.cli.options import AsJson, print_json
@@ -23,7 +24,6 @@ from finsense.model.bundle import copy_bundle
 BUNDLES = Path("checkpoints")
 RUNS = Path("runs")
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
-Jobs = Annotated[int | None, typer.Option(metavar="J", min=1, help="Trainings at once; as many as there are cores.")]
 
 
 def new_run_folder(experiment: Experiment) -> Path:
@@ -47,11 +47,6 @@ def note_command(folder: Path) -> None:
         file.write(shlex.join(sys.argv) + "\n")
 
 
-def cores() -> int:
-    """How many this process may use."""
-    return len(os.sched_getaffinity(0))
-
-
 def train(
     config: ConfigFile,
     overrides: Overrides = None,
@@ -60,6 +55,8 @@ def train(
         typer.Option(metavar="N", min=1, help="Train N seeds, from the experiment's own on; export the median."),
     ] = None,
     jobs: Jobs = None,
+    engine: Engine = "local",
+    ray_address: RayAddress = None,
     test: Annotated[
         bool, typer.Option("--test", help="With --seeds: judge the exported seed on the test span, once.")
     ] = False,
@@ -83,10 +80,11 @@ def train(
         refuse("usage", f"{run_folder} is not empty; choose another --out, or --resume {run_folder}", USAGE)
     console = Console(stderr=True)
     if seeds is not None or (run_folder / "group.json").exists():
-        _train_seeds(console, experiment, run_folder, seeds, jobs or cores(), resume is not None, test, quiet, as_json)
+        hire = crew_maker(engine, jobs, ray_address, experiment)
+        _train_seeds(console, experiment, run_folder, seeds, hire, resume is not None, test, quiet, as_json)
         return
-    if jobs is not None or test:
-        refuse("usage", "--jobs and --test belong to --seeds N", USAGE)
+    if jobs is not None or test or engine != "local" or ray_address is not None:
+        refuse("usage", "--jobs, --engine, --ray-address and --test belong to --seeds N", USAGE)
     trained = run_training(experiment, run_folder, resume=resume is not None, console=console, quiet=quiet)
     bundle = _kept(trained.bundle, run_folder, experiment)
     if as_json:
@@ -115,7 +113,7 @@ def _train_seeds(
     experiment: Experiment,
     folder: Path,
     count: int | None,
-    jobs: int,
+    hire: Callable[[Path], Any],
     resume: bool,
     test: bool,
     quiet: bool,
@@ -124,8 +122,8 @@ def _train_seeds(
     group = agents("seeds")
     seeds = group.open_group(folder, experiment, count, resume)
     note_command(folder)
-    with CrewProgress(console, quiet=quiet) as progress:
-        outcomes = group.train_seeds(folder, experiment, seeds, jobs=jobs, tell=progress)
+    with hire(folder) as crew, CrewProgress(console, quiet=quiet) as progress:
+        outcomes = group.train_seeds(folder, experiment, seeds, crew=crew, tell=progress)
     outcome = group.conclude(folder, experiment, outcomes, test=test)
     bundle = None if outcome.bundle is None else _kept(outcome.bundle, folder, experiment)
     if as_json:

@@ -9,10 +9,11 @@ from rich.table import Table
 
 from finsense.cli.config import ConfigFile, Overrides
 from finsense.cli.crew_progress import CrewProgress
+from finsense.cli.engine import Engine, Jobs, RayAddress, crew_maker
 from finsense.cli.errors import USAGE, refuse
 from finsense.cli.extras import agents
 from finsense.cli.options import AsJson, print_json
-from finsense.cli.train import Jobs, Quiet, cores
+from finsense.cli.train import Quiet
 from finsense.config import SearchPlan, read_search
 from finsense.config.rendering import to_yaml
 from finsense.config.search_space import override
@@ -31,6 +32,8 @@ def tune(
     ],
     study: Annotated[str | None, typer.Option(metavar="NAME", help="Of the study; the experiment's name.")] = None,
     jobs: Jobs = None,
+    engine: Engine = "local",
+    ray_address: RayAddress = None,
     overrides: Overrides = None,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", file_okay=False, help="Copy the bundle of the best trial there.")
@@ -48,8 +51,12 @@ def tune(
     if out is not None and out.exists() and any(out.iterdir()) and not (out / "bundle.json").exists():
         refuse("usage", f"{out} is not empty and holds no bundle; choose another --out", USAGE)
     search = agents("tuning")
-    with CrewProgress(Console(stderr=True), quiet=quiet) as progress:
-        outcome = search.tune(plan, storage, name, trials=trials, jobs=jobs or cores(), tell=progress)
+    hire = crew_maker(engine, jobs, ray_address, plan.experiment)
+    with (
+        hire(search.study_folder(storage, name)) as crew,
+        CrewProgress(Console(stderr=True), quiet=quiet) as progress,
+    ):
+        outcome = search.tune(plan, storage, name, trials=trials, crew=crew, tell=progress)
     bundle = outcome.bundle if out is None else copy_bundle(outcome.bundle, out).path
     if as_json:
         print_json(_document(outcome, bundle))

@@ -8,10 +8,11 @@ from rich.console import Console
 
 from finsense.cli.config import ConfigFile, Overrides
 from finsense.cli.crew_progress import CrewProgress
+from finsense.cli.engine import Engine, Jobs, RayAddress, crew_maker
 from finsense.cli.errors import RUNTIME, USAGE, refuse
 from finsense.cli.extras import agents
 from finsense.cli.options import AsJson, print_json
-from finsense.cli.train import RUNS, Jobs, Quiet, cores, note_command
+from finsense.cli.train import RUNS, Quiet, note_command
 from finsense.cli.walkforward_tables import walkforward_markdown
 from finsense.config import load_experiment
 
@@ -29,6 +30,8 @@ def walkforward(
         typer.Option(help="Train on as many sessions in every fold, or on all since the config's first date."),
     ] = "rolling",
     jobs: Jobs = None,
+    engine: Engine = "local",
+    ray_address: RayAddress = None,
     overrides: Overrides = None,
     out: Annotated[
         Path | None,
@@ -48,11 +51,12 @@ def walkforward(
     folder = out or RUNS / f"walkforward_{experiment.name}_{experiment.hash()[:6]}"
     if show and not folder.is_dir():
         refuse("usage", f"{folder} holds no walk-forward; leave --show away to begin one", USAGE)
+    hire = crew_maker(engine, jobs, ray_address, experiment)
     walking.open_walkforward(folder, plan)
     if not show:
         note_command(folder)
-        with CrewProgress(Console(stderr=True), quiet=quiet) as progress:
-            walking.run_walkforward(folder, plan, jobs=jobs or cores(), tell=lambda news: _tell(progress, news))
+        with hire(folder) as crew, CrewProgress(Console(stderr=True), quiet=quiet) as progress:
+            walking.run_walkforward(folder, plan, crew=crew, tell=lambda news: _tell(progress, news))
     found = walking.report(folder, plan)
     text = walkforward_markdown(found)
     (folder / REPORT).write_text(text, encoding="utf-8")

@@ -4,6 +4,11 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from finsense.config.supervised import GruModel, LstmModel, TransformerModel
+from finsense.config.xgboost import XgboostModel
+
+Device = Literal["auto", "cpu", "cuda"]
+
 
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -36,6 +41,7 @@ class PpoAgent(_Section):
     target_kl: Annotated[float, Field(gt=0)] | None = Field(default=None, description="null for no early stop")
     net_arch: tuple[Annotated[int, Field(ge=1, le=65_536)], ...] = Field(default=(64, 64), max_length=16)
     activation: Literal["tanh", "relu"] = "tanh"
+    device: Device = Field(default="auto", description="auto takes a GPU only for a large network")
 
     @model_validator(mode="after")
     def _batches_fill_the_rollout(self) -> Self:
@@ -102,6 +108,7 @@ class DqnAgent(_Section):
     max_grad_norm: float = Field(default=10.0, gt=0)
     net_arch: tuple[Annotated[int, Field(ge=1, le=65_536)], ...] = Field(default=(64, 64), max_length=16)
     activation: Literal["tanh", "relu"] = "relu"
+    device: Device = Field(default="auto", description="auto takes a GPU only for a large network")
 
     @model_validator(mode="after")
     def _can_learn(self) -> Self:
@@ -127,4 +134,8 @@ class DqnAgent(_Section):
         return max(self.rollout_steps, _REPORT_STEPS)
 
 
-Agent = Annotated[PpoAgent | DqnAgent, Field(discriminator="kind")]
+# What learns by trading; the others learn from labels.
+TradingAgent = PpoAgent | DqnAgent
+Agent = Annotated[
+    PpoAgent | DqnAgent | LstmModel | GruModel | TransformerModel | XgboostModel, Field(discriminator="kind")
+]

@@ -14,6 +14,7 @@ from finsense.config.agents import Agent
 from finsense.config.diagnosis import CONTRADICTION
 from finsense.config.rendering import to_plain, to_yaml
 from finsense.config.search import Search
+from finsense.config.xgboost import XgboostModel, unknown_columns
 from finsense.market.costs import ChargeRules
 from finsense.market.simulate import SimulatedMarket
 from finsense.market.sources.files import FileSource
@@ -200,6 +201,11 @@ def contradictions(sections: Mapping[str, Any]) -> dict[tuple[str, ...], str]:
             if span.last > data.last:
                 found["split", name, "to"] = f"{name} ends on {span.last}, after {simulated}"
     state = sections.get("state")
+    agent = sections.get("agent")
+    if isinstance(agent, XgboostModel) and isinstance(state, StateSpec):
+        unknown = unknown_columns(agent, state)
+        if unknown is not None:
+            found["agent", "monotone"] = unknown
     if isinstance(data, SimulatedMarket) and isinstance(state, StateSpec):
         known = [name for name, there in (("index_close", data.index is not None), ("vix_close", data.vix)) if there]
         for feature in state.features:

@@ -122,6 +122,10 @@ class TradingCore:
         limit = float(np.finfo(np.float32).max)
         return spaces.Box(-limit, limit, (self.state_width,), np.float32), spaces.Discrete(self.action_count)
 
+    def state_arrays(self) -> dict[str, NDArray[Any]]:
+        """Every array in which the environments keep their state, not copied."""
+        return {"envs": self.envs, "accounts": self.accounts, "masks": self.masks, "reward_memory": self._memory}
+
     def seed(self, seed: int) -> None:
         """Seed env i with seed + i, as N single environments would be."""
         self.envs["random"] = [draw_seed(seeding.np_random(seed + index)[0]) for index in range(self.count)]

@@ -96,6 +96,11 @@ class TradingVecEnv(VecEnv):
         """The legal actions of every env, (N, A) bool."""
         return self.core.masks.copy()
 
+    def state_arrays(self) -> dict[str, NDArray[Any]]:
+        """Every array in which the envs keep their state, not copied: who writes into them puts the envs elsewhere."""
+        lengths_and_returns = {"episode_lengths": self._lengths, "episode_returns": self._returns}
+        return {**self.core.state_arrays(), **lengths_and_returns}
+
     def reset(self) -> VecEnvObs:
         """Start an episode in every env, with the seed of the last `seed()` if there was one."""
         seeds = [seed for seed in self._seeds if seed is not None]

@@ -12,7 +12,7 @@ from finsense.evaluation.lookahead_graph import GraphError, graph_scaler
 from finsense.evaluation.lookahead_market import Leak, Outcome, Span, Subject
 from finsense.evaluation.lookahead_scaler import compare_scalers, first_traded, fitted_on
 from finsense.market.bars import Bars, day_date, session_day
-from finsense.model.bundle import GRAPH, Bundle
+from finsense.model.bundle import GRAPH, MEMBERS, Bundle, load_bundle
 from finsense.state.scaler import Scaler, ScalerError, fit_scaler
 
 SPANS, SCALER, DUPLICATES = "spans", "scaler", "duplicates"
@@ -83,22 +83,33 @@ def _check_scaler(subject: Subject) -> Outcome:
     for who, scaler in found.items():
         leaks += compare_scalers(expected, scaler, spec, markets, span, who, others)
     unchecked = ""
-    if subject.bundle is not None:
-        used = _bundle_scaler(subject, subject.bundle)
+    for who, bundle in _with_scaler(subject.bundle).items():
+        used = _bundle_scaler(subject, bundle)
         if isinstance(used, str):
             unchecked = used
         else:
-            span = bundle_spans(subject.bundle).get("train", span)
-            expected = fitted_on(markets, spec, span, until=span.last)
-            found["the bundle"] = used
-            leaks += compare_scalers(expected, used, spec, markets, span, "the bundle", others)
+            own, trained = bundle.manifest.state, bundle_spans(bundle).get("train", span)
+            expected = fitted_on(markets, own, trained, until=trained.last)
+            found[who] = used
+            leaks += compare_scalers(expected, used, own, markets, trained, who, others)
     return Outcome(len(found), "scalers", tuple(leaks), unchecked)
+
+
+def _with_scaler(bundle: Bundle | None) -> dict[str, Bundle]:
+    """The bundle, or the members of an ensemble, each of which has a scaler of its own."""
+    if bundle is None:
+        return {}
+    spec = bundle.manifest.ensemble
+    if spec is None:
+        return {"the bundle": bundle}
+    return {f"the member {one.name}": load_bundle(bundle.path / MEMBERS / one.name) for one in spec.members}
 
 
 def _bundle_scaler(subject: Subject, bundle: Bundle) -> Scaler | str:
     """The scaler in the bundle's graph, or why it cannot be held against these bars."""
     manifest = bundle.manifest
-    if manifest.state_hash != subject.setting.state.hash():
+    wanted = subject.setting.state
+    if manifest.state.model_copy(update={"history": wanted.history}).hash() != wanted.hash():
         return "the bundle was trained on another state than the experiment's"
     hashes = manifest.provenance.data_hash
     other = [symbol for symbol, bars in subject.markets.items() if hashes.get(symbol, bars.data_hash) != bars.data_hash]

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from finsense.evaluation import figures, trade_figures
 from finsense.evaluation.charts import Figure
 from finsense.evaluation.metrics import Performance, session_equity, session_returns
+from finsense.evaluation.tearsheet_section import Section
 from finsense.evaluation.trades import Trade, closed_net_paise
 from finsense.evaluation.wording import MISSING, TIMES, day_text, decimal, grouped, ist, moment_text, percent, rupees
 
@@ -89,6 +90,7 @@ class TearsheetData:
         facts: further facts about the run, label -> text.
         verdict: replaces the sentence that compares the policy with the best baseline.
         log_equity: logarithmic equity axis.
+        sections: what else was judged; they stand before the key figures.
 
     Raises:
         TearsheetError: series of different length, or charge lines that do not sum to the charges.
@@ -114,6 +116,7 @@ class TearsheetData:
     facts: Mapping[str, str] = field(default_factory=dict)
     verdict: str | None = None
     log_equity: bool = False
+    sections: tuple[Section, ...] = ()
 
     def __post_init__(self) -> None:
         bars = len(self.time_ns)

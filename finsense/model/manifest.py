@@ -1,8 +1,9 @@
 """What a bundle says of itself: bundle.json."""
 
-from typing import Any, Literal
+from math import fsum, isclose
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from finsense.account.portfolio import ACCOUNT_FEATURES
 from finsense.account.rules import AccountRules
@@ -107,6 +108,83 @@ class Forecast(_Part):
     importance: dict[str, Any] | None = None
 
 
+class Member(_Part):
+    """One voice of an ensemble.
+
+    Attributes:
+        name: of its folder under `members`.
+        identity: of its bundle; one that has another is not heard.
+        weight: at the start of a run; those of all members sum to 1.
+        accuracy: share of its votes for a direction that were right before the run, drawn towards that of all.
+        prior_votes: as how many votes `accuracy` counts beside those of the run.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    identity: str
+    weight: Annotated[float, Field(ge=0, le=1)]
+    accuracy: Annotated[float, Field(gt=0, lt=1)]
+    prior_votes: Annotated[float, Field(gt=0)]
+
+
+class Stack(_Part):
+    """A multinomial logistic regression from the members' probabilities to the class of the forward return.
+
+    Attributes:
+        centre: per member and action, the mean probability at the fit, which stands in for a member that is dropped.
+        coefficients: one row of as many numbers for each of down, flat and up.
+        intercepts: one for each of them.
+    """
+
+    centre: tuple[float, ...]
+    coefficients: tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]
+    intercepts: tuple[float, float, float]
+
+    @model_validator(mode="after")
+    def _same_length(self) -> Self:
+        lengths = [len(row) for row in self.coefficients]
+        if set(lengths) != {len(self.centre)}:
+            raise ValueError(f"expected {len(self.centre)} coefficients per class, found {lengths}")
+        return self
+
+
+class EnsembleSpec(_Part):
+    """How several bundles decide together.
+
+    Attributes:
+        method: `vote`, `mean` of the probabilities, or `stacking`.
+        members: whose answers count.
+        consensus: how many members must vote for an order, or (without a vote) must answer at all.
+        horizon: bars from the fill to the exit, after which a vote is known to be right or wrong.
+        dead_zone: a vote is right when the log return has its sign and is larger than this.
+        forgetting: what all earlier outcomes are multiplied by at each new one; None: the weights stay as they are.
+        stack: the regression, of `stacking`.
+        measured: on what the weights were measured, and what must be known of that.
+    """
+
+    method: Literal["vote", "mean", "stacking"]
+    members: Annotated[tuple[Member, ...], Field(min_length=2)]
+    consensus: Annotated[int, Field(ge=1)]
+    horizon: Annotated[int, Field(ge=1)]
+    dead_zone: Annotated[float, Field(ge=0)]
+    forgetting: Annotated[float, Field(ge=0, le=1)] | None
+    stack: Stack | None = None
+    measured: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> Self:
+        names = [member.name for member in self.members]
+        if len({name.casefold() for name in names}) < len(names):
+            raise ValueError(f"members must have different names, found {names}")
+        weights = [member.weight for member in self.members]
+        if not isclose(fsum(weights), 1.0, abs_tol=1e-6):
+            raise ValueError(f"the members' weights must sum to 1, found {weights}, which sum to {fsum(weights):g}")
+        if self.consensus > len(names):
+            raise ValueError(f"a consensus of {self.consensus} cannot be had among {len(names)} members")
+        if (self.stack is not None) != (self.method == "stacking"):
+            raise ValueError(f"method {self.method} {'takes no' if self.stack else 'needs its'} regression")
+        return self
+
+
 class Manifest(_Part):
     """Everything a backtest or a live loop needs to run the policy as it was trained.
 
@@ -128,6 +206,7 @@ class Manifest(_Part):
         validation: results on the validation span.
         alarms: what was wrong, or may be, with its conduct on the validation span: name -> a sentence.
         forecast: of a supervised model; None for an agent.
+        ensemble: of several bundles that decide together, `kind` ensemble; None for one alone.
     """
 
     format: Literal[1] = 1
@@ -147,6 +226,7 @@ class Manifest(_Part):
     validation: dict[str, Any]
     alarms: dict[str, str] = {}
     forecast: Forecast | None = None
+    ensemble: EnsembleSpec | None = None
 
     @property
     def state_width(self) -> int:

@@ -94,11 +94,15 @@ class OnnxPolicy(Policy):
         """Decide on one state, (1, F) float32, under one mask, (1, A) bool.
 
         Raises:
-            OnnxPolicyError: the graph answered with a masked action or with probabilities that are not finite.
+            OnnxPolicyError: the graph cannot be run, or answered with a masked action or with probabilities that are
+                not finite.
         """
         self._state[:] = state
         self._mask[:] = mask
-        self._session.run_with_iobinding(self._binding)
+        try:
+            self._session.run_with_iobinding(self._binding)
+        except Exception as error:  # onnxruntime raises classes of its own that share no public base
+            raise OnnxPolicyError(f"onnxruntime cannot run the graph: {error}") from error
         action, probabilities = int(self._action[0]), self._probabilities[0].copy()
         if not mask[0, action] or not np.isfinite(probabilities[action]):
             raise OnnxPolicyError(

@@ -4,23 +4,10 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from finsense.agents.fast_ppo.layout import TILE
 from finsense.agents.fast_ppo.loss import masked_shares
-from finsense.agents.fast_ppo.passes import Floats, Table, forward, outputs_of
-
-# Rows that cannot be decided on.
-ALL_FINE, NOTHING_LEGAL, NOT_FINITE = range(3)
-
-
-@njit(cache=True, error_model="numpy")
-def scale_rows(rows: Floats, mean: Floats, factor: Floats, limit: float, scaled: Floats) -> None:
-    """Write (row - mean) x factor, cut to [-limit, limit], into the first columns of `scaled`; a NaN stays one."""
-    end = np.float32(limit)
-    for row in range(len(rows)):
-        for column in range(rows.shape[1]):
-            value = (rows[row, column] - mean[column]) * factor[column]
-            value = end if value > end else value
-            scaled[row, column] = -end if value < -end else value
+from finsense.agents.kernels.faults import ALL_FINE, NOT_FINITE, NOTHING_LEGAL
+from finsense.agents.kernels.layout import TILE
+from finsense.agents.kernels.passes import Floats, Table, forward, outputs_of, scale_rows
 
 
 @njit(cache=True, error_model="numpy")

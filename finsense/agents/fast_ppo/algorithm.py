@@ -12,10 +12,11 @@ from stable_baselines3.common.utils import explained_variance
 from stable_baselines3.common.vec_env import VecEnv
 
 from finsense.agents.fast_ppo.collecting import collect
-from finsense.agents.fast_ppo.eligibility import Network, NotTaken, network_of
+from finsense.agents.fast_ppo.eligibility import Network, network_of
 from finsense.agents.fast_ppo.loss import Terms
 from finsense.agents.fast_ppo.training import Update
 from finsense.agents.fast_ppo.update import FIGURES
+from finsense.agents.kernels.faults import NotTaken
 
 log = structlog.get_logger()
 

@@ -12,9 +12,9 @@ from sb3_contrib.common.maskable.utils import get_action_masks, is_masking_suppo
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
-from finsense.agents.fast_ppo.acting import ALL_FINE, NOTHING_LEGAL, act, estimate, generalised_advantages
+from finsense.agents.fast_ppo.acting import act, estimate, generalised_advantages
 from finsense.agents.fast_ppo.eligibility import Network
-from finsense.agents.fast_ppo.faults import NotFinite
+from finsense.agents.kernels.faults import ALL_FINE, NOTHING_LEGAL, NotFinite
 
 
 class Decided(NamedTuple):
@@ -39,7 +39,8 @@ class Actor:
         self._table, self._scaling = layout.table, network.scaling
         self._weights = np.zeros(layout.size, np.float32)
         layout.gather(lambda parameter: parameter, self._weights)
-        self._tile, self._scratch, _, _ = layout.scratch()
+        scratch = layout.scratch()
+        self._tile, self._scratch = scratch.observations, scratch.values
         self._actions_all = np.ones((count, layout.actions), np.bool_)
 
     def act(self, states: NDArray[Any], masks: NDArray[Any] | None, uniforms: NDArray[np.float64]) -> Decided:

@@ -8,20 +8,13 @@ from numpy.typing import NDArray
 from sb3_contrib.common.maskable.buffers import MaskableRolloutBuffer
 from torch import Tensor
 
-from finsense.agents.fast_ppo.acting import scale_rows
 from finsense.agents.fast_ppo.eligibility import Network
-from finsense.agents.fast_ppo.faults import NotFinite
-from finsense.agents.fast_ppo.layout import Layout
 from finsense.agents.fast_ppo.loss import Samples, Terms
-from finsense.agents.fast_ppo.update import (
-    FIGURES,
-    NOT_FINITE,
-    STOPPED,
-    Optimiser,
-    Scratch,
-    State,
-    run_epoch,
-)
+from finsense.agents.fast_ppo.update import FIGURES, NOT_FINITE, STOPPED, run_epoch
+from finsense.agents.kernels.adam import State, new_state, numbers_of
+from finsense.agents.kernels.faults import NotFinite
+from finsense.agents.kernels.layout import Layout
+from finsense.agents.kernels.passes import scale_rows
 
 # What the buffer's `get` would bring into one dimension before it draws its first minibatch.
 _FLATTENED = ("observations", "actions", "values", "log_probs", "advantages", "returns", "action_masks")
@@ -43,7 +36,7 @@ class Update:
         self._layout, self._optimiser = network.layout, optimiser
         self._samples = samples_of(network, buffer)
         self._state = gathered_state(network.layout, optimiser)
-        self._scratch = Scratch(*network.layout.scratch())
+        self._scratch = network.layout.scratch()
         self._step = next((int(state["step"]) for state in optimiser.state.values()), 0)
         self.epochs: list[NDArray[np.float64]] = []
 
@@ -57,10 +50,10 @@ class Update:
         """
         order = np.random.permutation(len(self._samples.actions))  # noqa: NPY002  (SB3's own draw)
         figures = np.zeros((len(order) // size, len(FIGURES)))
-        settings = _settings(self._optimiser, max_grad_norm, largest_divergence)
+        adam = numbers_of(self._optimiser, max_grad_norm)
         ending, done, self._step = run_epoch(
-            self._layout.table, self._samples, order, size, terms, settings, self._state, self._scratch, self._step,
-            figures,
+            self._layout.table, self._samples, order, size, terms, adam, largest_divergence, self._state,
+            self._scratch, self._step, figures,
         )  # fmt: skip
         self.epochs.append(figures[:done])
         if ending == NOT_FINITE:
@@ -127,7 +120,7 @@ def samples_of(network: Network, buffer: MaskableRolloutBuffer) -> Samples:
 
 def gathered_state(layout: Layout, optimiser: torch.optim.Adam) -> State:
     """Copies of the weights and of Adam's state, and room for a gradient."""
-    state = State(*(np.zeros(layout.size, np.float32) for _ in range(4)))
+    state = new_state(layout.size)
     layout.gather(lambda parameter: parameter, state.weights)
     if optimiser.state:
         layout.gather(_part(optimiser, "exp_avg"), state.first)
@@ -141,17 +134,3 @@ def _part(optimiser: torch.optim.Adam, name: str) -> Any:
         return found
 
     return part
-
-
-def _settings(optimiser: torch.optim.Adam, max_grad_norm: float, largest_divergence: float) -> Optimiser:
-    group = optimiser.param_groups[0]
-    beta1, beta2 = group["betas"]
-    return Optimiser(
-        float(max_grad_norm),
-        float(group["lr"]),
-        float(beta1),
-        float(beta2),
-        float(group["eps"]),
-        float(group["weight_decay"]),
-        float(largest_divergence),
-    )

@@ -1,13 +1,11 @@
 """One epoch of updates: minibatch by minibatch the gradient of the loss, its clipping, and a step of Adam."""
 
 import math
-from typing import NamedTuple
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from finsense.agents.fast_ppo.layout import BLOCK, TILE
 from finsense.agents.fast_ppo.loss import (
     CLIPPED,
     DIVERGENCE,
@@ -19,50 +17,15 @@ from finsense.agents.fast_ppo.loss import (
     Terms,
     tile_loss,
 )
-from finsense.agents.fast_ppo.passes import Floats, Table, backward, forward, outputs_of, turn_weights
+from finsense.agents.kernels.adam import Adam, State, adam_step, gradient_norm
+from finsense.agents.kernels.layout import TILE, Scratch
+from finsense.agents.kernels.passes import Floats, Table, backward, forward, outputs_of, turn_weights
 
 # What is known of a minibatch after its update; the names of SB3's train/ tags.
 FIGURES = ("policy_gradient_loss", "value_loss", "entropy_loss", "clip_fraction", "approx_kl", "loss")
 _DIVERGENCE, _LOSS = FIGURES.index("approx_kl"), FIGURES.index("loss")
 # How an epoch ended.
 DONE, STOPPED, NOT_FINITE = range(3)
-
-
-class Optimiser(NamedTuple):
-    """Gradient clipping and Adam as torch knows it, and the KL divergence above which an update ends (inf: never)."""
-
-    max_grad_norm: float
-    learning_rate: float
-    beta1: float
-    beta2: float
-    eps: float
-    weight_decay: float
-    largest_divergence: float
-
-
-class State(NamedTuple):
-    """What an update changes, each (size,) float32 in the order of the layout.
-
-    Attributes:
-        weights: the parameters.
-        first: Adam's mean of the gradients (exp_avg).
-        second: Adam's mean of their squares (exp_avg_sq).
-        gradient: scratch.
-    """
-
-    weights: Floats
-    first: Floats
-    second: Floats
-    gradient: Floats
-
-
-class Scratch(NamedTuple):
-    """Memory of one forward and backward pass, from `Layout.scratch`."""
-
-    observations: Floats
-    values: Floats
-    deltas: Floats
-    turned: Floats
 
 
 @njit(cache=True, error_model="numpy")
@@ -128,43 +91,14 @@ def _figures(sums: NDArray[np.float64], count: int, terms: Terms, figures: NDArr
 
 
 @njit(cache=True, error_model="numpy")
-def gradient_norm(gradient: Floats) -> float:
-    """The Euclidean norm, in as many sums as a block is long, so that they can be taken side by side."""
-    sums = np.zeros(BLOCK, np.float32)
-    for start in range(0, len(gradient), BLOCK):
-        block = gradient[start : start + BLOCK]
-        for lane in range(BLOCK):
-            sums[lane] += block[lane] * block[lane]
-    total = 0.0
-    for lane in range(BLOCK):
-        total += sums[lane]
-    return math.sqrt(total)
-
-
-@njit(cache=True, error_model="numpy")
-def adam_step(state: State, optimiser: Optimiser, step: int, share: float) -> None:
-    """One step as torch's Adam takes it (Kingma and Ba 2015), of the gradient times `share`."""
-    weights, first, second, gradient = state.weights, state.first, state.second, state.gradient
-    fresh1, fresh2 = np.float32(1.0 - optimiser.beta1), np.float32(1.0 - optimiser.beta2)
-    kept2, eps = np.float32(optimiser.beta2), np.float32(optimiser.eps)
-    stride = np.float32(optimiser.learning_rate / (1.0 - optimiser.beta1**step))
-    correction = np.float32(math.sqrt(1.0 - optimiser.beta2**step))
-    decay, factor = np.float32(optimiser.weight_decay), np.float32(share)
-    for cell in range(len(weights)):
-        slope = gradient[cell] * factor + decay * weights[cell]
-        first[cell] += (slope - first[cell]) * fresh1
-        second[cell] = second[cell] * kept2 + slope * slope * fresh2
-        weights[cell] -= stride * (first[cell] / (np.sqrt(second[cell]) / correction + eps))
-
-
-@njit(cache=True, error_model="numpy")
 def run_epoch(
     table: Table,
     samples: Samples,
     order: NDArray[np.int64],
     size: int,
     terms: Terms,
-    optimiser: Optimiser,
+    adam: Adam,
+    largest_divergence: float,
     state: State,
     scratch: Scratch,
     step: int,
@@ -178,7 +112,8 @@ def run_epoch(
         order: (n,) int64, every sample once; consecutive ones make a minibatch.
         size: of a minibatch; it divides n.
         terms: of the loss.
-        optimiser: how a gradient becomes a step.
+        adam: how a gradient becomes a step.
+        largest_divergence: of KL, above which the epoch ends; inf for never.
         state: changed.
         scratch: of the layout.
         step: Adam's steps so far.
@@ -195,8 +130,8 @@ def run_epoch(
         norm = gradient_norm(state.gradient)
         if not (np.isfinite(sums).all() and np.isfinite(figures[minibatch, _LOSS]) and np.isfinite(norm)):
             return NOT_FINITE, minibatch + 1, step
-        if figures[minibatch, _DIVERGENCE] > optimiser.largest_divergence:
+        if figures[minibatch, _DIVERGENCE] > largest_divergence:
             return STOPPED, minibatch + 1, step
         step += 1
-        adam_step(state, optimiser, step, min(optimiser.max_grad_norm / (norm + 1e-6), 1.0))
+        adam_step(state, adam, step, norm)
     return DONE, minibatches, step

@@ -13,9 +13,9 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import MaybeCallback, RolloutReturn, TrainFreq
 from stable_baselines3.common.vec_env import VecEnv
 
-from finsense.agents.fast_ppo.eligibility import NotTaken
-from finsense.agents.fast_ppo.faults import NotFinite
-from finsense.agents.fast_ppo.update import Optimiser
+from finsense.agents.kernels.adam import numbers_of
+from finsense.agents.kernels.eligibility import check_device
+from finsense.agents.kernels.faults import NotFinite, NotTaken
 from finsense.agents.masked_dqn.choosing import Choose, choose_in_kernels, choose_in_torch, explored
 from finsense.agents.masked_dqn.collecting import collect
 from finsense.agents.masked_dqn.memory import SharedMemory
@@ -177,7 +177,8 @@ class MaskedDQN(DQN):
         done, buffer.largest_weight = run_updates(
             memory.layout.table, memory.dueling, ring, buffer.pos, buffer.size(), buffer.law(beta),
             buffer.priority_exponent, uniforms, new_batch(size, ring), Target(memory.target, self.double),
-            memory.scaling, self._adam(), memory.state, memory.scratch, memory.step, buffer.largest_weight, figures,
+            memory.scaling, numbers_of(self.policy.optimizer, self.max_grad_norm), memory.state, memory.scratch,
+            memory.step, buffer.largest_weight, figures,
         )  # fmt: skip
         memory.step += done
         self._refuse(done, steps, figures)
@@ -208,12 +209,6 @@ class MaskedDQN(DQN):
                 f"{figures[done, LOSS]:g}, mean Q {figures[done, Q_MEAN]:g}); the weights are those of the update "
                 "before it. Lower the learning rate, or the scale of the rewards"
             )
-
-    def _adam(self) -> Optimiser:
-        group = self.policy.optimizer.param_groups[0]
-        beta1, beta2 = group["betas"]
-        numbers = (self.max_grad_norm, group["lr"], beta1, beta2, group["eps"], group["weight_decay"], np.inf)
-        return Optimiser(*(float(number) for number in numbers))
 
     def predict(
         self,
@@ -265,8 +260,7 @@ class MaskedDQN(DQN):
         """The networks and Adam's state as the kernels see them; None where they do not take them."""
         if self._memory is None or not self._memory.holds():
             try:
-                if self.device.type != "cpu":
-                    raise NotTaken(f"the model lies on the device {self.device}")
+                check_device(self.device)
                 self._memory = SharedMemory(self.q_net, self.q_net_target, self.policy.optimizer)
             except NotTaken as refusal:
                 self._memory = None

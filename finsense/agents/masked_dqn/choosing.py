@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from finsense.agents.fast_ppo.faults import NotFinite
+from finsense.agents.kernels.faults import ALL_FINE, NOT_FINITE, NotFinite
 from finsense.agents.masked_dqn.memory import SharedMemory
-from finsense.agents.masked_dqn.values import ALL_FINE, NOT_FINITE, choose, explore
+from finsense.agents.masked_dqn.values import choose, explore
 
 if TYPE_CHECKING:
     from finsense.agents.masked_dqn.algorithm import MaskedDQN

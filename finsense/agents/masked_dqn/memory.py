@@ -5,14 +5,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.dqn.policies import QNetwork
-from torch import Tensor, nn
+from torch import Tensor
 
-from finsense.agents.fast_ppo.eligibility import NotTaken
-from finsense.agents.fast_ppo.layout import (
-    ACTIVATIONS,
+from finsense.agents.kernels.adam import new_state
+from finsense.agents.kernels.eligibility import chain, check_parameters, known_adam, linear, scaling_of
+from finsense.agents.kernels.faults import NotTaken
+from finsense.agents.kernels.layout import (
     BIAS,
     COLUMN_COUNT,
     INPUTS,
@@ -24,22 +23,8 @@ from finsense.agents.fast_ppo.layout import (
     Layer,
     Layout,
 )
-from finsense.agents.fast_ppo.update import Scratch, State
+from finsense.agents.kernels.passes import Floats
 from finsense.agents.masked_dqn.policies import DuelingQNetwork
-from finsense.agents.network import ScaledState
-from finsense.state.scaler import CLIP
-
-Floats = NDArray[np.float32]
-# Mean and factor of the observations, and where they are cut.
-Scaling = tuple[Floats, Floats, float]
-# Options of torch's Adam that change what a step is, with the value that the kernels know.
-_ADAM = {
-    "amsgrad": False,
-    "maximize": False,
-    "capturable": False,
-    "differentiable": False,
-    "decoupled_weight_decay": False,
-}
 
 
 class SharedMemory:
@@ -66,17 +51,17 @@ class SharedMemory:
     """
 
     def __init__(self, online: QNetwork, target: QNetwork, optimiser: torch.optim.Optimizer) -> None:
-        self._optimiser = _known_adam(optimiser)
+        self._optimiser = known_adam(optimiser, online)
         layers, others = layers_of(online), layers_of(target)
         self.layout = Layout(layers)
-        self.scaling = _scaling(online)
+        self.scaling = scaling_of(online.features_extractor)
         self.dueling = isinstance(online, DuelingQNetwork)
-        self.state = State(*(np.zeros(self.layout.size, np.float32) for _ in range(4)))
+        self.state = new_state(self.layout.size)
         self.target = np.zeros(self.layout.size, np.float32)
-        self.scratch = Scratch(*self.layout.scratch())
+        self.scratch = self.layout.scratch()
         self._parameters = self.layout.parameters()
         self._targets = Layout(others).parameters()
-        _check_parameters(online, self._parameters, self._optimiser)
+        check_parameters(online, self._parameters)
         self._steps = np.zeros(len(self._parameters), np.float32)
         self._seen = [*_share(self.layout, self.state.weights, self._parameters)]
         self._seen += _share(self.layout, self.target, self._targets)
@@ -128,68 +113,21 @@ def layers_of(network: QNetwork) -> list[Layer]:
         NotTaken: it is another network.
     """
     if type(network) is DuelingQNetwork:
-        layers = _chain(network.shared, [], OBSERVATION)
+        layers = chain(network.shared, [], OBSERVATION)
         trunk = len(layers) - 1
-        layers = _chain(network.advantages[:-1], layers, trunk)
+        layers = chain(network.advantages[:-1], layers, trunk)
         advantage = len(layers) - 1
         before = len(layers)
-        layers = _chain(network.value[:-1], layers, trunk)
+        layers = chain(network.value[:-1], layers, trunk)
         value = len(layers) - 1 if len(layers) > before else trunk
-        heads = [Layer(_linear(network.advantages[-1]), LINEAR, advantage)]
-        return [*layers, *heads, Layer(_linear(network.value[-1]), LINEAR, value)]
+        heads = [Layer(linear(network.advantages[-1]), LINEAR, advantage)]
+        return [*layers, *heads, Layer(linear(network.value[-1]), LINEAR, value)]
     if type(network) is not QNetwork:
         raise NotTaken(f"the network is a {type(network).__name__}")
     if len(network.q_net) < 3:
         raise NotTaken("the network has no hidden layer")
-    layers = _chain(network.q_net[:-1], [], OBSERVATION)
-    return [*layers, Layer(_linear(network.q_net[-1]), LINEAR, len(layers) - 1)]
-
-
-def _chain(modules: Any, layers: list[Layer], source: int) -> list[Layer]:
-    """The layers, and behind them those of linear layers that alternate with activations."""
-    chained = list(layers)
-    for linear, activation in zip(list(modules)[::2], list(modules)[1::2], strict=True):
-        if type(activation) not in ACTIVATIONS:
-            raise NotTaken(f"the activation is {type(activation).__name__}, not Tanh or ReLU")
-        chained.append(Layer(_linear(linear), ACTIVATIONS[type(activation)], source))
-        source = len(chained) - 1
-    return chained
-
-
-def _linear(module: nn.Module) -> nn.Linear:
-    if type(module) is not nn.Linear or module.bias is None:
-        raise NotTaken(f"a layer is a {type(module).__name__}, not Linear with a bias")
-    return module
-
-
-def _scaling(network: QNetwork) -> Scaling:
-    extractor = network.features_extractor
-    if type(extractor) is FlattenExtractor:
-        width = extractor.features_dim
-        return np.zeros(width, np.float32), np.ones(width, np.float32), np.inf
-    if type(extractor) is not ScaledState:
-        raise NotTaken(f"the features come from a {type(extractor).__name__}")
-    return extractor.mean.numpy(), extractor.factor.numpy(), CLIP
-
-
-def _known_adam(optimiser: torch.optim.Optimizer) -> torch.optim.Adam:
-    if type(optimiser) is not torch.optim.Adam or len(optimiser.param_groups) != 1:
-        raise NotTaken(f"the optimiser is {type(optimiser).__name__}, not Adam with one group of parameters")
-    for name, expected in _ADAM.items():
-        if optimiser.param_groups[0].get(name, expected) != expected:
-            raise NotTaken(f"Adam runs with {name}={optimiser.param_groups[0][name]}")
-    return optimiser
-
-
-def _check_parameters(network: QNetwork, known: list[Tensor], optimiser: torch.optim.Adam) -> None:
-    known_ids = {id(parameter) for parameter in known}
-    for name, parameter in network.named_parameters():
-        if id(parameter) not in known_ids:
-            raise NotTaken(f"{name} belongs to no layer that the kernels know")
-        if not parameter.requires_grad or parameter.dtype != torch.float32 or parameter.device.type != "cpu":
-            raise NotTaken(f"{name} is frozen, not float32 or not on the CPU")
-    if {id(parameter) for parameter in optimiser.param_groups[0]["params"]} != known_ids:
-        raise NotTaken("the optimiser does not hold the network's parameters and no others")
+    layers = chain(network.q_net[:-1], [], OBSERVATION)
+    return [*layers, Layer(linear(network.q_net[-1]), LINEAR, len(layers) - 1)]
 
 
 def _views(layout: Layout, vector: Floats) -> list[Tensor]:

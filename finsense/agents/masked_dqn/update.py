@@ -6,10 +6,9 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from finsense.agents.fast_ppo.acting import scale_rows
-from finsense.agents.fast_ppo.layout import TILE
-from finsense.agents.fast_ppo.passes import Floats, Table, backward, forward, turn_weights
-from finsense.agents.fast_ppo.update import Optimiser, Scratch, State, adam_step, gradient_norm
+from finsense.agents.kernels.adam import Adam, State, adam_step, gradient_norm
+from finsense.agents.kernels.layout import TILE, Scratch
+from finsense.agents.kernels.passes import Floats, Table, backward, forward, scale_rows, turn_weights
 from finsense.agents.masked_dqn.ring import Batch, Law, Ring, fill_batch
 from finsense.agents.masked_dqn.sum_tree import reweigh
 from finsense.agents.masked_dqn.values import base_of, best_legal, heads
@@ -162,7 +161,7 @@ def run_updates(
     batch: Batch,
     target: Target,
     scaling: tuple[Floats, Floats, float],
-    optimiser: Optimiser,
+    adam: Adam,
     state: State,
     scratch: Scratch,
     step: int,
@@ -183,7 +182,7 @@ def run_updates(
         batch: scratch for n transitions.
         target: what targets are made of.
         scaling: of the observations.
-        optimiser: how a gradient becomes a step.
+        adam: how a gradient becomes a step.
         state: changed.
         scratch: of the layout.
         step: Adam's steps so far.
@@ -203,7 +202,7 @@ def run_updates(
         norm = gradient_norm(state.gradient)
         if not (np.isfinite(figures[update]).all() and np.isfinite(norm)):
             return update, largest_weight
-        adam_step(state, optimiser, step + update + 1, min(optimiser.max_grad_norm / (norm + 1e-6), 1.0))
+        adam_step(state, adam, step + update + 1, norm)
         if law.prioritised:
             largest_weight = reweigh(ring.tree, batch.leaves, errors, priority_exponent, largest_weight)
     return len(uniforms), largest_weight

@@ -4,12 +4,9 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from finsense.agents.fast_ppo.acting import scale_rows
-from finsense.agents.fast_ppo.layout import TILE
-from finsense.agents.fast_ppo.passes import Floats, Table, forward, outputs_of
-
-# Rows that cannot be decided on.
-ALL_FINE, NOTHING_LEGAL, NOT_FINITE = range(3)
+from finsense.agents.kernels.faults import ALL_FINE, NOT_FINITE, NOTHING_LEGAL
+from finsense.agents.kernels.layout import TILE
+from finsense.agents.kernels.passes import Floats, Table, forward, outputs_of, scale_rows
 
 
 @njit(cache=True, error_model="numpy")

@@ -1,11 +1,11 @@
-"""The forward and the backward pass of a network over one tile of samples."""
+"""The passes of a network over one tile of samples: scale it, forward, backward."""
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from finsense.agents.fast_ppo.elementary import tanh
-from finsense.agents.fast_ppo.layout import (
+from finsense.agents.kernels.elementary import tanh
+from finsense.agents.kernels.layout import (
     ACTIVATION,
     BIAS,
     COLUMN_COUNT,
@@ -20,12 +20,23 @@ from finsense.agents.fast_ppo.layout import (
     VALUES,
     WEIGHT,
 )
-from finsense.agents.fast_ppo.products import ROWS, multiply, multiply_transposed
+from finsense.agents.kernels.products import ROWS, multiply, multiply_transposed
 
 Floats = NDArray[np.float32]
 Table = NDArray[np.int64]
 
 _ZERO, _ONE = np.float32(0.0), np.float32(1.0)
+
+
+@njit(cache=True, error_model="numpy")
+def scale_rows(rows: Floats, mean: Floats, factor: Floats, limit: float, scaled: Floats) -> None:
+    """Write (row - mean) x factor, cut to [-limit, limit], into the first columns of `scaled`; a NaN stays one."""
+    end = np.float32(limit)
+    for row in range(len(rows)):
+        for column in range(rows.shape[1]):
+            value = (rows[row, column] - mean[column]) * factor[column]
+            value = end if value > end else value
+            scaled[row, column] = -end if value < -end else value
 
 
 @njit(cache=True, error_model="numpy")

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from finsense.agents.fast_ppo.products import LANES, ROWS, padded
+from finsense.agents.kernels.products import LANES, ROWS, padded
 
 # The columns of the table, one row per layer.
 SOURCE, INPUTS, OUTPUTS, ROW_COUNT, COLUMN_COUNT, WEIGHT, BIAS, ACTIVATION, VALUES, TURNED = range(10)
@@ -17,6 +18,8 @@ ACTIVATIONS: dict[type[nn.Module], int] = {nn.Tanh: TANH, nn.ReLU: RELU}
 TILE = 64
 # The vector of weights is a multiple of this long.
 BLOCK = 64
+# Rows that lie a multiple of so many floats apart fall into the same few sets of the cache and push each other out.
+_CLASH = 128
 # Stands for the observation where a layer's source is asked.
 OBSERVATION = -1
 
@@ -36,11 +39,27 @@ class Layer:
     source: int
 
 
+class Scratch(NamedTuple):
+    """Memory of one forward and backward pass over a tile.
+
+    Attributes:
+        observations: (TILE, padded inputs) float32, scaled.
+        values: (values_size,) float32, the outputs of all layers.
+        deltas: (values_size,) float32, the gradients by them.
+        turned: (turned_size,) float32, the weights in torch's own orientation.
+    """
+
+    observations: NDArray[np.float32]
+    values: NDArray[np.float32]
+    deltas: NDArray[np.float32]
+    turned: NDArray[np.float32]
+
+
 class Layout:
     """A network laid out for the kernels.
 
-    A weight is held as (inputs, outputs), torch's transposed, with both sizes rounded up to whole tiles. What is added
-    is zero and stays zero, for its gradient is.
+    A weight is held as (inputs, outputs), torch's transposed, with both sizes rounded up to whole tiles, and one vector
+    more to a row where rows would clash in the cache. What is added is zero and stays zero, for its gradient is.
 
     Args:
         layers: in the order of the forward pass; the last two give the logits and the value.
@@ -64,12 +83,12 @@ class Layout:
         for layer in self.layers:
             inputs, outputs = layer.linear.in_features, layer.linear.out_features
             height = padded(inputs, ROWS)
-            width = padded(outputs, LANES)
+            width = _width(outputs)
             weight, bias = size, size + height * width
             rows.append((layer.source, inputs, outputs, height, width, weight, bias, layer.activation, values, turned))
             size = bias + width
             values += TILE * width
-            turned += outputs * padded(inputs, LANES)
+            turned += outputs * _width(inputs)
         self.table = np.array(rows, np.int64)
         self.size, self.values_size, self.turned_size = padded(size, BLOCK), values, turned
 
@@ -87,11 +106,11 @@ class Layout:
         for parameter, cells in self._cells(vector):
             of(parameter).detach().numpy()[...] = cells.T
 
-    def scratch(self) -> tuple[NDArray[np.float32], ...]:
-        """Memory of one pass over a tile: its observations, its outputs, their gradients, and the turned weights."""
+    def scratch(self) -> Scratch:
+        """Memory of one pass over a tile."""
         observations = np.zeros((TILE, padded(self.inputs, LANES)), np.float32)
         values, deltas = np.zeros(self.values_size, np.float32), np.zeros(self.values_size, np.float32)
-        return observations, values, deltas, np.zeros(self.turned_size, np.float32)
+        return Scratch(observations, values, deltas, np.zeros(self.turned_size, np.float32))
 
     def _cells(self, vector: NDArray[np.float32]) -> Iterator[tuple[Tensor, NDArray[np.float32]]]:
         """Every parameter with its part of the vector, in the shape of the parameter's transposed."""
@@ -100,3 +119,9 @@ class Layout:
             matrix = vector[weight:bias].reshape(height, width)
             yield layer.linear.weight, matrix[: row[INPUTS], : row[OUTPUTS]]
             yield layer.linear.bias, vector[bias : bias + row[OUTPUTS]]
+
+
+def _width(outputs: int) -> int:
+    """Columns of a layer's outputs and weight."""
+    width = padded(outputs, LANES)
+    return width if width % _CLASH else width + LANES
