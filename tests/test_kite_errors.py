@@ -1,9 +1,12 @@
 """What the vendor's own client raises for the answers of a real server, and which of our six kinds it becomes."""
 
 import json
+import sqlite3
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,6 +24,8 @@ from finsense.live.brokers.errors import (
     UnknownFate,
 )
 from finsense.live.brokers.kite_errors import classify
+from finsense.live.brokers.kite_rest import KiteRest
+from finsense.live.brokers.rate_limits import RateLimits
 
 JSON, HTML = "application/json", "text/html"
 GATEWAY = "<html><body><h1>502 Bad Gateway</h1></body></html>"
@@ -158,3 +163,28 @@ def test_a_kind_stays_what_it_is() -> None:
     known = Rejected("no")
     assert classify(known, writes=True) is known
     assert known.reason == "no"
+
+
+def test_a_broken_answer_to_the_login_shows_no_token(server: Answering, tmp_path: Path) -> None:
+    server.answer = (200, JSON, '{"status": "success", "data": {"access_token": "SECRETTOKEN", "enctoken": "ENC"')
+    limits = RateLimits(tmp_path / "limits.db")
+    client = KiteRest("key", None, limits, root=f"http://127.0.0.1:{server.server_port}", timeout_s=2.0)
+    with pytest.raises(TransientRead, match="log in again") as raised:
+        client.log_in("request", "APISECRET")
+    told = repr(raised.value) + repr(raised.value.__context__) + repr(raised.value.__cause__)
+    assert not any(secret in told for secret in ("SECRETTOKEN", "ENC", "APISECRET"))
+    client.close()
+    limits.close()
+
+
+def test_a_file_of_limits_that_is_locked_is_one_of_the_kinds(server: Answering, tmp_path: Path) -> None:
+    limits = RateLimits(tmp_path / "limits.db")
+    limits._database.execute("PRAGMA busy_timeout = 10")
+    client = KiteRest("key", "token", limits, root=f"http://127.0.0.1:{server.server_port}")
+    with closing(sqlite3.connect(tmp_path / "limits.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(RateLimited, match="nothing was sent"):
+            client.orders()
+        other.execute("ROLLBACK")
+    client.close()
+    limits.close()

@@ -56,6 +56,9 @@ def row(status: str, filled: int, **changes: Any) -> OrderRow:
         ({"tag": "a" * 21}, "tag of 1 to 20"),
         ({"tag": "fs-1"}, "tag of 1 to 20"),
         ({"quantity": 0}, "quantity above 0, found 0"),
+        ({"side": "HOLD"}, "a side of BUY, SELL, found 'HOLD'"),
+        ({"kind": "FOO"}, "a kind of MARKET, LIMIT, SL, SL-M, found 'FOO'"),
+        ({"product": "NRML"}, "a product of MIS, CNC, found 'NRML'"),
         ({"price_paise": 100}, "price_paise of LIMIT and SL alone, found 100 with MARKET"),
         ({"market_protection": None}, "market_protection of MARKET and SL-M alone, found None with MARKET"),
         ({"market_protection": 0}, "market_protection above 0 up to 100, or -1, found 0"),
@@ -139,3 +142,11 @@ def test_a_row_of_another_order_is_refused(changes: dict[str, Any]) -> None:
     known = TrackedOrder(request()).accepted("7")
     with pytest.raises(OrderError, match="expected a row of order 7, found 151220000000000"):
         known.seen(row("OPEN", 0))
+
+
+def test_the_book_may_tell_of_an_order_before_its_answer_comes() -> None:
+    told = TrackedOrder(request()).seen(row("OPEN", 3))
+    assert told.accepted("151220000000000") is told
+    assert told.lost() is told
+    with pytest.raises(OrderError, match="found working"):
+        told.accepted("another")

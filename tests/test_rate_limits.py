@@ -4,6 +4,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -108,3 +109,22 @@ def test_four_processes_together_keep_the_limit(tmp_path: Path) -> None:
         booked = [int(at_ns) for (at_ns,) in database.execute("SELECT at_ns FROM bookings ORDER BY at_ns")]
     assert len(booked) == 32
     assert all(later - earlier > SECOND_NS for earlier, later in zip(booked, booked[5:], strict=False))
+
+
+def test_threads_of_one_process_share_the_file(tmp_path: Path) -> None:
+    limits = RateLimits(tmp_path / "limits.db", {"order": (Limit(5, 1), Limit(5000, 86400))})
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: limits.book("order", at_most_s=1000), range(100)))
+    limits.close()
+    with closing(sqlite3.connect(tmp_path / "limits.db")) as database:
+        assert database.execute("SELECT count(*) FROM bookings").fetchone() == (100,)
+
+
+def test_a_clock_that_is_set_back_does_not_block_the_account(tmp_path: Path) -> None:
+    clock = Clock()
+    limits = limits_of(tmp_path / "limits.db", clock, KITE_LIMITS)
+    for _ in range(10):
+        limits.wait("order", at_most_s=0)
+    clock.ns -= 3600 * SECOND_NS
+    assert limits.book("order", at_most_s=2) <= 1.1 * SECOND_NS
+    limits.close()

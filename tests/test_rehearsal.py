@@ -11,7 +11,9 @@ import pytest
 
 pytest.importorskip("aiohttp")
 pytest.importorskip("kiteconnect")
+from kiteconnect import exceptions as kite_exceptions
 from rehearsals import INFY, TCS, buy, rehearsal, rest_of
+from websockets.sync.client import connect
 
 from finsense.live.brokers.errors import AuthExpired, RateLimited, Rejected, TransientRead, UnknownFate
 from finsense.live.brokers.kite_rest import KiteRest
@@ -19,7 +21,7 @@ from finsense.live.brokers.rate_limits import RateLimits
 from finsense.live.feeds.kite_stream import Connected, Event, Idle, KiteStream, Lost, OrderUpdate, Patience, Ticks
 from finsense.live.orders import OrderState, TrackedOrder, find_by_tag
 from finsense.live.rehearsal.faults import Fault
-from finsense.live.rehearsal.server import API_KEY, API_SECRET, Rehearsal
+from finsense.live.rehearsal.server import API_KEY, API_SECRET, Rehearsal, StreetTrade
 
 QUICK = Patience(poll_s=0.02, silence_s=2.5, first_retry_s=0.02, longest_retry_s=0.05)
 
@@ -102,7 +104,8 @@ def test_a_request_that_was_not_carried_out(
     with pytest.raises(order):
         kite.place(buy())
     assert stage.exchange.orders == []
-    if fault is not Fault.TOKEN_EXPIRED:
+    # A dead token stays dead, and reading needs no registered address.
+    if fault not in (Fault.TOKEN_EXPIRED, Fault.ADDRESS_REFUSED):
         stage.faults.order(fault)
         with pytest.raises(reading):
             kite.orders()
@@ -276,6 +279,38 @@ def test_the_vendors_own_client_and_ticker_work_unmodified(stage: Rehearsal) -> 
         "volume_traded": street.volume,
     }
     assert said["depth"] == [5, 5]
+
+
+def test_what_no_exchange_knows_harms_nobody(stage: Rehearsal, kite: KiteRest) -> None:
+    """A side, a kind, a mode that do not exist are refused or left alone, and the market plays on."""
+    client = kite._client
+    for changes in ({"transaction_type": "HOLD"}, {"order_type": "FOO"}, {"product": "NRML"}, {"quantity": "ten"}):
+        terms = {"transaction_type": "BUY", "order_type": "MARKET", "product": "MIS", "quantity": 1, **changes}
+        with pytest.raises(kite_exceptions.InputException):
+            client.place_order("regular", "NSE", tradingsymbol="INFY", market_protection=-1, tag="x", **terms)
+    token = _token(stage)
+    with connect(f"{stage.stream_root}?api_key={API_KEY}&access_token={token}", proxy=None) as socket:
+        for text in ("nonsense", "[]", '{"a": "mode", "v": ["foo", [408065]]}', '{"a": "subscribe", "v": ["x"]}'):
+            socket.send(text)
+        socket.send('{"a": "mode", "v": ["full", [408065]]}')
+        socket.recv(timeout=10)
+        assert stage.play(4) == 4
+    assert kite.orders() == []
+
+
+def test_a_market_that_fails_is_told() -> None:
+    failing = rehearsal()
+    failing.clock.speed = 1000.0
+
+    def broken() -> Iterator[StreetTrade]:
+        yield StreetTrade(failing.clock.now_ns(), "NOBODY", 1, 1)
+
+    failing._trades = broken()
+    failing.__enter__()
+    failing._thread.join(20)
+    assert not failing.running
+    with pytest.raises(RuntimeError, match="the rehearsal failed: KeyError"):
+        failing.__exit__()
 
 
 def _watch(stage: Rehearsal, act: Any, enough: int) -> list[Event]:

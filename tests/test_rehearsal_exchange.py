@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finsense.live.orders import OrderRequest
-from finsense.live.rehearsal.exchange import BookedOrder, Refused, RehearsalExchange
+from finsense.live.rehearsal.booked import BookedOrder, Refused
+from finsense.live.rehearsal.exchange import RehearsalExchange
 from finsense.live.rehearsal.hours import Phase, auction_match_ns, phase_at
 from finsense.live.rehearsal.street import Level, Listing, Street
 from finsense.market.calendar import MINUTE_NS, nse_calendar

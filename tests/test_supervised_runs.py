@@ -18,6 +18,7 @@ from finsense.agents.learners import LEARNERS
 from finsense.agents.markets import load_markets
 from finsense.agents.progress import Progress, TrainingInterrupted
 from finsense.agents.run_folder import RunError
+from finsense.agents.runs_index import read_run
 from finsense.agents.supervised.calibration import CalibrationError
 from finsense.agents.supervised.conformal import ConformalError
 from finsense.agents.supervised.dataset import DatasetError, datasets
@@ -159,7 +160,7 @@ def test_an_earlier_model_that_saw_the_validation_span_is_refused(run: Trained, 
     }
     with pytest.raises(WarmStartError, match=r"train span of .* ends on 2023-01-31, after split\.validation begins on"):
         LEARNERS["xgboost"](model(agent__warm_start=str(run.bundle), split=later), tmp_path / "run")
-    with pytest.raises(WarmStartError, match=r"expected .* to hold a gru, found a xgboost"):
+    with pytest.raises(WarmStartError, match=r"expected a bundle of kind gru at .*, found kind xgboost"):
         LEARNERS["gru"](model("gru", agent__warm_start=str(run.bundle)), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -173,6 +174,15 @@ def test_a_warm_start_goes_on_from_the_earlier_model(run: Trained, tmp_path: Pat
     losses = [load_bundle(one.bundle).manifest.forecast for one in (run, warm)]
     found = [one.calibration["measured"]["after"]["log_loss"] for one in losses if one is not None]
     assert found[1] < found[0] + 0.02
+    # What it was started from was made of days that it may not be judged on, either.
+    spans = load_bundle(warm.bundle).manifest.provenance.spans
+    first = load_bundle(run.bundle).manifest.provenance.spans
+    assert spans["inherited"] == (first["train"][0], first["validation"][1])
+
+
+def test_a_supervised_run_is_listed_as_any_other(run: Trained) -> None:
+    record = read_run(run.run_dir, run.run_dir.parent)
+    assert (record.state, record.kind) == ("finished", "xgboost"), record
 
 
 def test_a_model_without_an_edge_holds_and_is_exported(tmp_path: Path) -> None:

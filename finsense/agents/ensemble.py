@@ -5,7 +5,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
-from math import fsum
+from math import fsum, inf
 from pathlib import Path
 from typing import Any, Literal
 
@@ -120,6 +120,11 @@ def build_ensemble(
     return Built(written, records)
 
 
+def default_consensus(count: int) -> int:
+    """60 % of so many members, rounded up."""
+    return -(-count * 3 // 5)
+
+
 def _check_recipe(recipe: Recipe, count: int) -> None:
     weights = recipe.weights
     if weights is not None and len(weights) != count:
@@ -128,13 +133,18 @@ def _check_recipe(recipe: Recipe, count: int) -> None:
         raise EnsembleError(
             f"the weights must lie between 0 and 1 and sum to 1, found {list(weights)}, which sum to {fsum(weights):g}"
         )
-    if recipe.consensus is not None and not 1 <= recipe.consensus <= count:
-        raise EnsembleError(f"the consensus must be 1 to {count}, the number of members, found {recipe.consensus}")
+    voices = count if weights is None else sum(weight > 0 for weight in weights)
+    consensus = recipe.consensus if recipe.consensus is not None else default_consensus(count)
+    if not 1 <= consensus <= voices:
+        raise EnsembleError(
+            f"the consensus must be 1 to {voices}, the number of members with a weight above 0, found {consensus}; "
+            "with it no order could ever be given"
+        )
     if recipe.forgetting is not None and not 0 <= recipe.forgetting <= 1:
         raise EnsembleError(f"the forgetting factor must lie between 0 and 1, found {recipe.forgetting}")
     if recipe.horizon is not None and recipe.horizon < 1:
         raise EnsembleError(f"the horizon must be at least one bar, found {recipe.horizon}")
-    if not recipe.dead_zone >= 0 or not recipe.prior_votes > 0:
+    if not 0 <= recipe.dead_zone < inf or not 0 < recipe.prior_votes < inf:
         raise EnsembleError(
             f"the dead zone must be 0 or more and the prior votes above 0, found {recipe.dead_zone} and "
             f"{recipe.prior_votes}"
@@ -165,7 +175,7 @@ def _spec(
             )
             for (name, bundle), weight in zip(members.items(), weights, strict=True)
         ),
-        consensus=recipe.consensus or -(-len(members) * 3 // 5),
+        consensus=recipe.consensus or default_consensus(len(members)),
         horizon=trial.horizon,
         dead_zone=trial.dead_zone,
         forgetting=recipe.forgetting,

@@ -1,5 +1,6 @@
 """From a trained policy to a verified bundle: the proof that the graph decides alike, golden vectors, the card."""
 
+import datetime as dt
 import io
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,12 +40,14 @@ class Lineage:
         best_steps: of these, how many the exported weights had seen.
         weights_hash: SHA-256 (hex) of the exported weights.
         forecast: of a supervised model.
+        inherited: the days that the models before it were made of, if it was started from one.
     """
 
     steps: int
     best_steps: int
     weights_hash: str
     forecast: Forecast | None = None
+    inherited: tuple[dt.date, dt.date] | None = None
 
 
 def write_policy_bundle(
@@ -135,6 +138,8 @@ def _manifest(
     spec, split = experiment.state, experiment.split
     spans = {"train": markets.trained, "validation": (split.validation.first, split.validation.last)}
     spans["test"] = (split.test.first, split.test.last)
+    if trained.inherited is not None:
+        spans["inherited"] = trained.inherited
     return Manifest(
         name=experiment.name,
         kind=experiment.agent.kind,

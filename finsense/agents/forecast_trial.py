@@ -21,7 +21,7 @@ from finsense.model.onnx_policy import OnnxPolicy
 
 Dates = tuple[dt.date | None, dt.date | None]
 # Spans whose data the policy was made of: its weights, and then its choice and calibration.
-_SEEN = ("train", "validation")
+_SEEN = ("train", "validation", "inherited")
 
 
 class TrialError(ValueError):

@@ -131,7 +131,9 @@ def _record(path: Path, root: Path) -> RunRecord:
         read_json(path / MANIFEST)
         config, result = _config(path), read_result(path)
         name, kind = str(config["name"]), str(config["agent"]["kind"])
-        seed, total = int(config["seed"]), int(config["agent"]["steps"])
+        # An agent is asked for steps, a network for epochs, trees for rounds.
+        asked = {key: config["agent"][key] for key in ("steps", "epochs", "rounds") if key in config["agent"]}
+        seed, total = int(config["seed"]), int(next(iter(asked.values()), 0))
         steps, validation = _reached(path, result, bundle)
     except (RunError, OSError, KeyError, TypeError, ValueError) as error:
         text = str(error) if isinstance(error, RunError) else f"{type(error).__name__}: {error}"

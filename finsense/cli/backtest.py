@@ -24,6 +24,7 @@ from finsense.cli.tables import show_reports
 from finsense.evaluation.backtest import backtest as run_backtest
 from finsense.evaluation.baselines import run_baselines
 from finsense.model.bundle import load_bundle
+from finsense.model.ensemble import EnsemblePolicy
 
 
 def backtest(
@@ -60,6 +61,8 @@ def backtest(
             document["baselines"] = {one.name: one.summary() for one in others}
         if report is not None:
             document["report"] = str(report)
+        if isinstance(loaded.policy, EnsemblePolicy):
+            document |= {"dropped": loaded.policy.dropped, "holds_always": not loaded.policy.can_decide}
         print_json(document)
         return
     console = Console()

@@ -16,7 +16,7 @@ from finsense.config.rendering import to_plain
 Jobs = Annotated[int | None, typer.Option(metavar="J", min=1, help="Trainings at once; as many as there are cores.")]
 Engine = Annotated[
     Literal["local", "ray"],
-    typer.Option(help="Where trainings run: in processes here, or on a Ray cluster (extra [scale])."),
+    typer.Option(help="Where trainings run: in processes here, or on a Ray cluster (extra scale)."),
 ]
 RayAddress = Annotated[
     str | None,

@@ -152,6 +152,10 @@ def _spec(bundle: Bundle) -> EnsembleSpec:
     return bundle.manifest.ensemble
 
 
+def _holds_always(bundle: Bundle) -> bool:
+    return isinstance(bundle.policy, EnsemblePolicy) and not bundle.policy.can_decide
+
+
 def _document(bundle: Bundle) -> dict[str, Any]:
     """The documented JSON."""
     spec, dropped = _spec(bundle), _dropped(bundle)
@@ -162,7 +166,7 @@ def _document(bundle: Bundle) -> dict[str, Any]:
         "identity": bundle.identity,
         **plain,
         "members": [{**one, **records[one["name"]], "dropped": dropped.get(one["name"])} for one in plain["members"]],
-        "holds_always": len(spec.members) - len(dropped) < spec.consensus,
+        "holds_always": _holds_always(bundle),
         "validation": bundle.manifest.validation,
     }
 
@@ -193,5 +197,5 @@ def _show(console: Console, bundle: Bundle) -> None:
         )
     online = "weights stay" if spec.forgetting is None else f"weights learn, forgetting {spec.forgetting:g}"
     console.print(f"consensus {spec.consensus}; {online}; bundles in {bundle.path / MEMBERS}", highlight=False)
-    if len(spec.members) - len(dropped) < spec.consensus:
+    if _holds_always(bundle):
         console.print("[bold red]too few members are left: it holds always[/]")

@@ -19,6 +19,8 @@ from finsense.market.simulate import SimulatedMarket
 from finsense.market.sources.files import FileSource
 
 _DAYS_BEFORE = 10
+# How often the command looks whether the rehearsal still plays, seconds.
+_LOOK_S = 0.2
 
 
 def rehearse(
@@ -68,7 +70,8 @@ def rehearse(
             ):
                 console.print(f"  {name:<13} {value}", highlight=False)
             console.print(f'\n  KiteConnect("{server.API_KEY}", access_token, root="{stage.root}")', highlight=False)
-            stop.wait()
+            while stage.running and not stop.wait(_LOOK_S):
+                pass
             exchange = stage.exchange
             console.print(
                 f"\n{len(exchange.orders)} orders, {len(exchange.executions)} fills, "

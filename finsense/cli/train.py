@@ -18,7 +18,7 @@ from finsense.cli.extras import agents
 from finsense.cli.options import AsJson, print_json
 from finsense.cli.progress import TrainingProgress
 from finsense.cli.seeds_table import seeds_document, show_seeds
-from finsense.config import Experiment, load_experiment
+from finsense.config import Experiment, TradingAgent, load_experiment
 from finsense.model.bundle import copy_bundle
 
 BUNDLES = Path("checkpoints")
@@ -99,11 +99,14 @@ def train(
             }
         )
         return
-    typer.echo(f"trained {trained.steps:,} steps in {trained.seconds:.0f} s")
+    agent = isinstance(experiment.agent, TradingAgent)
+    what = "steps" if agent else "rows (examples times epochs or rounds)"
+    typer.echo(f"trained {trained.steps:,} {what} in {trained.seconds:.0f} s")
     typer.echo(f"run:        {run_folder}   (tensorboard --logdir {run_folder.parent})")
     typer.echo(f"bundle:     {bundle}")
     for name, value in trained.validation.items():
-        typer.echo(f"validation: {name} {value}")
+        typer.echo(f"validation: {name} {value:.6g}" if isinstance(value, float) else f"validation: {name} {value}")
+    typer.echo("validation: what was exported was chosen on this span, so it flatters; judge it on the test span")
     for text in trained.alarms.values():
         typer.secho(f"warning:    {text}", fg="yellow")
 

@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 Side = Literal["BUY", "SELL"]
 Kind = Literal["MARKET", "LIMIT", "SL", "SL-M"]
@@ -49,7 +49,15 @@ class OrderRequest:
     market_protection: float | None = None
 
     def __post_init__(self) -> None:
-        wrong = []
+        wrong = [
+            f"a {name} of {', '.join(known)}, found {value!r}"
+            for name, value, known in (
+                ("side", self.side, get_args(Side)),
+                ("kind", self.kind, get_args(Kind)),
+                ("product", self.product, get_args(Product)),
+            )
+            if value not in known
+        ]
         if not _TAG.fullmatch(self.tag):
             wrong.append(f"a tag of 1 to 20 letters and digits, found {self.tag!r}")
         if self.quantity <= 0:
@@ -167,7 +175,12 @@ class TrackedOrder:
     reason: str = ""
 
     def accepted(self, order_id: str) -> "TrackedOrder":
-        """The broker gave it a name, which says nothing of whether the exchange takes it."""
+        """The broker gave it a name, which says nothing of whether the exchange takes it.
+
+        Its book may have told of the order before its answer came.
+        """
+        if self.order_id == order_id:
+            return self
         self._expect(OrderState.INTENDED, OrderState.UNKNOWN)
         return replace(self, state=OrderState.WORKING, order_id=order_id)
 
@@ -177,7 +190,12 @@ class TrackedOrder:
         return replace(self, state=OrderState.REJECTED, reason=reason)
 
     def lost(self) -> "TrackedOrder":
-        """It was sent and the answer did not come: it must be looked for, and not be sent again."""
+        """It was sent and the answer did not come: it must be looked for, and not be sent again.
+
+        Where the broker's book has told of it already, nothing is lost.
+        """
+        if self.order_id is not None:
+            return self
         self._expect(OrderState.INTENDED)
         return replace(self, state=OrderState.UNKNOWN)
 

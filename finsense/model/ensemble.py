@@ -87,7 +87,8 @@ class EnsemblePolicy(Policy):
     @property
     def can_decide(self) -> bool:
         """Whether enough members are left for the consensus; else it holds always."""
-        return len(self._seats) - len(self.dropped) >= self.spec.consensus
+        voices = [one.name for one in self.spec.members if one.weight > 0 and one.name not in self.dropped]
+        return len(voices) >= self.spec.consensus
 
     def begin(self) -> "EnsemblePolicy":
         """A fresh one: nothing learned, and nobody dropped but those that could not be loaded."""

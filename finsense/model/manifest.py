@@ -68,7 +68,8 @@ class Provenance(_Part):
     Attributes:
         config_hash: SHA-256 of the resolved experiment.
         data_hash: symbol -> SHA-256 of its bars.
-        spans: train, validation and test -> first and last IST date (ISO), both inclusive.
+        spans: train, validation and test -> first and last IST date (ISO), both inclusive; `inherited` covers the days
+            that the models were made of from which it was started.
         seed: of the training.
         steps: environment steps trained.
         git_commit: of the training code; empty when it was not run from a checkout.

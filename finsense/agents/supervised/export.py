@@ -1,5 +1,6 @@
 """From a fitted supervised model to its verified bundle: the graph with its decision rule, and what is told of it."""
 
+import datetime as dt
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ def export_fitted(
     importance: dict[str, Any] | None,
     judge: Judge,
     run: dict[str, Any],
+    inherited: tuple[dt.date, dt.date] | None = None,
 ) -> Bundle:
     """Write the bundle of a fitted model; errors as in `write_policy_bundle`.
 
@@ -48,6 +50,7 @@ def export_fitted(
         importance: what each column told; None where that was not asked for.
         judge: of its validation span.
         run: the run's manifest.
+        inherited: the days that the models before it were made of, if it was started from one.
     """
     names = experiment.state.columns
     forecast = Forecast(
@@ -58,7 +61,7 @@ def export_fitted(
         decision=decision.decision,
         importance=importance,
     )
-    lineage = Lineage(fitted.steps, fitted.best_steps, fitted.weights_hash(), forecast)
+    lineage = Lineage(fitted.steps, fitted.best_steps, fitted.weights_hash(), forecast, inherited)
     return write_policy_bundle(
         path,
         fitted.graph(decision.decider, judge.state_width, judge.action_count),

@@ -64,7 +64,7 @@ def run_fit(
     # Before the folder is opened: a run that cannot begin leaves none behind.
     train, validation = datasets(experiment, markets)
     check_decidable(validation, experiment)
-    earlier = None if agent.warm_start is None else _earlier_model(experiment, markets, agent.warm_start)
+    earlier, inherited = (None, None) if agent.warm_start is None else _earlier_model(experiment, agent.warm_start)
     run = open_run(run_dir, experiment, markets, resume)
     scaler = fit_scaler(markets.train.training_rows(), experiment.state.history, len(ACCOUNT_FEATURES))
     checkpoints = run_dir / CHECKPOINTS
@@ -80,7 +80,7 @@ def run_fit(
         decision = fit_decider(fitted.outputs(validation.windows), train, validation, experiment)
         judge = _judge(experiment, markets)
         bundle = export_fitted(
-            run_dir / BUNDLE, fitted, decision, experiment, markets, train, columns, importance, judge, run
+            run_dir / BUNDLE, fitted, decision, experiment, markets, train, columns, importance, judge, run, inherited
         )
         _tell_result(writer, experiment, {**bundle.manifest.validation, **decision.calibration["measured"]["after"]})
     return Trained(
@@ -94,25 +94,36 @@ def run_fit(
     )
 
 
-def _earlier_model(experiment: Experiment, markets: Markets, path: Path) -> bytes:
-    """The model in an earlier bundle, unless it was fitted on what this one is chosen or judged on."""
+def _earlier_model(experiment: Experiment, path: Path) -> tuple[bytes, tuple[dt.date, dt.date]]:
+    """The model in an earlier bundle, and the days that it and those before it were made of.
+
+    Raises:
+        WarmStartError: these days reach into what this model is chosen or judged on.
+    """
     source, bundle = warm_start(experiment, path), load_bundle(path)
     origin, split = bundle.manifest.provenance, experiment.split
-    # On one day all stocks move together; a simulated market has nothing in common with another one.
-    kinds = {experiment.data.kind, yaml.safe_load(bundle.config)["data"]["kind"]}
-    one_world = kinds == {"file"} or set(origin.data_hash.values()) & set(markets.data_hash.values())
+    # On one day all stocks move together, whatever file they come from; only a market that was simulated from another
+    # seed has nothing in common with this one.
+    before, now = yaml.safe_load(bundle.config)["data"], experiment.data
+    one_world = not (before["kind"] == now.kind == "simulated" and before["seed"] != now.seed)
+    seen_spans = {name: _days(span) for name, span in origin.spans.items() if name != "test"}
     for seen, begins, name in (
         ("train", split.validation.first, "validation"),
+        ("inherited", split.validation.first, "validation"),
         ("validation", split.test.first, "test"),
     ):
-        last = dt.date.fromisoformat(origin.spans[seen][1])
-        if one_world and last >= begins:
+        last = seen_spans[seen][1] if seen in seen_spans else None
+        if one_world and last is not None and last >= begins:
             raise WarmStartError(
                 f"the {seen} span of {path} ends on {last}, after split.{name} begins on {begins}: the earlier model "
                 "has seen what this one is judged on. Start from a bundle that was trained before, or set "
                 "agent.warm_start to null"
             )
-    return source
+    return source, (min(first for first, _ in seen_spans.values()), max(last for _, last in seen_spans.values()))
+
+
+def _days(span: tuple[str, str]) -> tuple[dt.date, dt.date]:
+    return dt.date.fromisoformat(span[0]), dt.date.fromisoformat(span[1])
 
 
 def _judge(experiment: Experiment, markets: Markets) -> Judge:

@@ -1,4 +1,4 @@
-"""What a supervised model's forecasts are worth on labels that fitted nothing: losses, calibration, accuracy."""
+"""What forecasts are worth on labels that fitted no calibration (but had a say in when to stop): loss and accuracy."""
 
 import math
 from typing import Any

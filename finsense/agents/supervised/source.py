@@ -41,7 +41,9 @@ def warm_start(experiment: Experiment, path: Path) -> bytes:
     manifest = load_bundle(path).manifest
     advice = "start from another bundle, or set agent.warm_start to null"
     if manifest.kind != experiment.agent.kind:
-        raise WarmStartError(f"expected {path} to hold a {experiment.agent.kind}, found a {manifest.kind}; {advice}")
+        raise WarmStartError(
+            f"expected a bundle of kind {experiment.agent.kind} at {path}, found kind {manifest.kind}; {advice}"
+        )
     if manifest.state_hash != experiment.state.hash():
         raise WarmStartError(
             f"{path} sees another state than this experiment: expected the hash {experiment.state.hash()} (history "

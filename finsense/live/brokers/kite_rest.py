@@ -1,5 +1,6 @@
 """Kite Connect's requests as typed calls: integers of paise and shares in and out, every failure one of six kinds."""
 
+import sqlite3
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from decimal import Decimal, InvalidOperation
@@ -8,7 +9,7 @@ from zoneinfo import ZoneInfo
 
 from kiteconnect import KiteConnect
 
-from finsense.live.brokers.errors import AuthExpired, BrokerError, ProtocolError
+from finsense.live.brokers.errors import AuthExpired, BrokerError, ProtocolError, RateLimited, Rejected
 from finsense.live.brokers.kite_errors import classify
 from finsense.live.brokers.rate_limits import RateLimits
 from finsense.live.orders import OrderRequest, OrderRow, TradeRow
@@ -100,7 +101,16 @@ class KiteRest:
         def access_token(answer: Mapping[str, Any]) -> str:
             return str(answer["access_token"])
 
-        return self._write(access_token, self._client.generate_session, request_token, api_secret=api_secret)
+        try:
+            return self._read(
+                "other", access_token, self._client.generate_session, request_token, api_secret=api_secret
+            )
+        except (AuthExpired, RateLimited, Rejected):
+            raise
+        except BrokerError as error:
+            # The text of a broken answer may hold the tokens themselves.
+            kind = type(error)
+        raise kind("the answer to the login was lost or broken; log in again")
 
     def place(self, request: OrderRequest) -> str:
         """Send an order; returns the broker's name of it, which does not mean that the exchange takes it."""
@@ -213,7 +223,10 @@ class KiteRest:
     ) -> Answer:
         if not self._client.access_token and call != self._client.generate_session:
             raise AuthExpired("there is no access token yet: log in with `finsense broker login`")
-        self._limits.wait(endpoint, at_most_s=_PATIENCE_S[endpoint])
+        try:
+            self._limits.wait(endpoint, at_most_s=_PATIENCE_S[endpoint])
+        except sqlite3.Error as error:
+            raise RateLimited(f"nothing was sent: the file of the account's limits cannot be used ({error})") from None
         try:
             return shaped(call(*args, **kwargs))
         except Exception as error:

@@ -1,6 +1,7 @@
 """Keeps the requests of one account below the broker's limits, whichever processes send them."""
 
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,6 +13,8 @@ _SECOND_NS = 1_000_000_000
 # A second at the broker's clock may begin a little earlier than at ours, so every span is taken this much longer.
 _MARGIN_NS = 20_000_000
 _BUSY_S = 5.0
+# Nobody books further ahead than this; see `wait`.
+_FAR_NS = 120 * _SECOND_NS
 
 
 class Limit(NamedTuple):
@@ -55,6 +58,8 @@ class RateLimits:
         self._limits = limits
         self._now_ns = now_ns
         self._sleep_s = sleep_s
+        # One connection has one transaction at a time.
+        self._lock = threading.Lock()
         self._database = sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
         self._database.execute("PRAGMA journal_mode = WAL")
         # A power cut may forget the last bookings: by the time that the machine runs again their second has passed.
@@ -82,11 +87,19 @@ class RateLimits:
         Raises:
             RateLimited: it lies further away than `at_most_s`; nothing was booked.
         """
+        with self._lock:
+            return self._book(endpoint, at_most_s)
+
+    def _book(self, endpoint: str, at_most_s: float) -> int:
         limits = self._limits[endpoint]
         # One writer at a time: what two processes see free at once is given to one of them.
         self._database.execute("BEGIN IMMEDIATE")
         try:
             now_ns = self._now_ns()
+            # A clock that was set back leaves bookings far ahead; no request waits so long, so they have left already.
+            self._database.execute(
+                "UPDATE bookings SET at_ns = ? WHERE endpoint = ? AND at_ns > ?", (now_ns, endpoint, now_ns + _FAR_NS)
+            )
             at_ns = max([now_ns, *(self._free_ns(endpoint, limit) for limit in limits)])
             wait_ns = at_ns - now_ns
             if wait_ns > at_most_s * _SECOND_NS:

@@ -141,8 +141,11 @@ class KiteStream:
                 with self._connect() as connection:
                     self._subscribe(connection)
                     yield Connected(again=opened)
-                    failures, opened = 0, True
-                    yield from self._receive(connection)
+                    opened = True
+                    for event in self._receive(connection):
+                        # A server that accepts and closes at once has not worked yet.
+                        failures = 0
+                        yield event
                     return
             except InvalidStatus as error:
                 code = error.response.status_code

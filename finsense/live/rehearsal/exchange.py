@@ -1,9 +1,9 @@
 """The matching engine of a rehearsal: orders of one account against the street, by price and time, in whole paise."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 from finsense.live.orders import OrderRequest
+from finsense.live.rehearsal.booked import BookedOrder, Execution, Refused
 from finsense.live.rehearsal.hours import Phase
 from finsense.live.rehearsal.street import Level, Street
 
@@ -11,78 +11,6 @@ _AT_ONCE = ("MARKET", "LIMIT")
 # Where market_protection is -1, the exchange's own percentage; the vendor does not publish it, 5 % is ours.
 _OWN_PROTECTION = 5.0
 _MOST_MODIFICATIONS = 25
-
-
-class Refused(ValueError):
-    """The order system takes a request at its door for impossible; it never reaches the book.
-
-    Attributes:
-        error_type: the vendor's name of the fault.
-    """
-
-    def __init__(self, error_type: str, message: str) -> None:
-        super().__init__(message)
-        self.error_type = error_type
-
-
-@dataclass
-class BookedOrder:
-    """One order in the broker's book.
-
-    Attributes:
-        order_id: the broker's name.
-        request: as it stands after the last change.
-        placed_ns: when it came, ns UTC.
-        status: the vendor's word.
-        filled: shares.
-        filled_paise: their value.
-        reason: why it was rejected or cancelled.
-        history: (instant ns, status) of every step.
-        triggered: whether its trigger was reached; true for kinds without one.
-        ahead: shares of the street that stand before it at its price.
-        changed: how often it was modified.
-    """
-
-    order_id: str
-    request: OrderRequest
-    placed_ns: int
-    status: str = "OPEN"
-    filled: int = 0
-    filled_paise: int = 0
-    reason: str = ""
-    history: list[tuple[int, str]] = field(default_factory=list)
-    triggered: bool = True
-    ahead: int = 0
-    changed: int = 0
-
-    @property
-    def left(self) -> int:
-        """Shares that are not filled."""
-        return self.request.quantity - self.filled
-
-    @property
-    def working(self) -> bool:
-        """Whether it may still fill."""
-        return self.status in ("OPEN", "TRIGGER PENDING")
-
-
-@dataclass(frozen=True)
-class Execution:
-    """One fill of ours.
-
-    Attributes:
-        trade_id: unique in the rehearsal.
-        order: whose.
-        shares: how many.
-        price_paise: of one.
-        time_ns: instant, ns UTC.
-    """
-
-    trade_id: str
-    order: BookedOrder
-    shares: int
-    price_paise: int
-    time_ns: int
 
 
 class RehearsalExchange:
@@ -157,6 +85,9 @@ class RehearsalExchange:
         if request.quantity <= order.filled:
             raise Refused("InputException", f"Quantity cannot be less than the filled {order.filled}.")
         self._check_prices(request, street)
+        reason = self._inadmissible(order, street, request)
+        if reason:
+            raise Refused("OrderException", reason)
         order.changed += 1
         order.request = request
         order.triggered = order.triggered or request.kind in _AT_ONCE
@@ -282,9 +213,9 @@ class RehearsalExchange:
             if paise is not None and paise % tick:
                 raise Refused("InputException", f"Tick size for this script is {tick / 100:.2f}.")
 
-    def _inadmissible(self, order: BookedOrder, street: Street) -> str:
-        """Why the risk system would not have the order; empty where it would."""
-        request = order.request
+    def _inadmissible(self, order: BookedOrder, street: Street, changed: OrderRequest | None = None) -> str:
+        """Why the risk system would not have the order, or the change of it; empty where it would."""
+        request = order.request if changed is None else changed
         phase = self._phase(request.symbol)
         if not phase.takes_orders:
             return f"Markets are {phase} right now. Use AMO orders."

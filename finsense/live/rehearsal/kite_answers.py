@@ -6,7 +6,8 @@ from datetime import datetime
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from finsense.live.rehearsal.exchange import BookedOrder, Execution, RehearsalExchange
+from finsense.live.rehearsal.booked import BookedOrder, Execution
+from finsense.live.rehearsal.exchange import RehearsalExchange
 from finsense.live.rehearsal.street import Level, Street
 
 GATEWAY_HTML = "<html><head><title>502 Bad Gateway</title></head><body><h1>502 Bad Gateway</h1></body></html>"

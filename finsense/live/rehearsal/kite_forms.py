@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from finsense.live.orders import OrderRequest
-from finsense.live.rehearsal.exchange import Refused
+from finsense.live.rehearsal.booked import Refused
 
 # The vendor takes orders without a tag; ours never are.
 _NO_TAG = "untagged"

@@ -10,7 +10,8 @@ from aiohttp import web
 
 from finsense.live.orders import OrderError
 from finsense.live.rehearsal import kite_answers as answers
-from finsense.live.rehearsal.exchange import BookedOrder, Refused, RehearsalExchange
+from finsense.live.rehearsal.booked import BookedOrder, Refused
+from finsense.live.rehearsal.exchange import RehearsalExchange
 from finsense.live.rehearsal.faults import AFTER, BEFORE, CANCEL, ORDER, Fault, Faults
 from finsense.live.rehearsal.kite_forms import changed_order, order_of
 
@@ -94,12 +95,20 @@ class KiteServer:
         """Faults, the token and the limits around every route; the stream at / guards itself."""
         if request.path == "/":
             return await handler(request)
-        before = self.faults.strike(*BEFORE)
+        orders = request.path.startswith("/orders/") and request.method != "GET"
+        # Only requests about orders must come from a registered address; a login is how a dead token is replaced.
+        suitable = [
+            fault
+            for fault in BEFORE
+            if (fault is not Fault.ADDRESS_REFUSED or orders)
+            and (fault is not Fault.TOKEN_EXPIRED or request.path != "/session/token")
+        ]
+        before = self.faults.strike(*suitable)
         if before is not None:
             return self._struck(before)
         if request.path != "/session/token" and not self._authorised(request):
             return _failed("TokenException", "Incorrect `api_key` or `access_token`.")
-        if request.path.startswith("/orders/") and request.method != "GET" and self._too_fast():
+        if orders and self._too_fast():
             return _failed("NetworkException", "Too many requests", 429)
         try:
             response = await handler(request)
@@ -107,6 +116,8 @@ class KiteServer:
             return _failed(refused.error_type, str(refused))
         except OrderError as error:
             return _failed("InputException", str(error))
+        except (KeyError, ValueError, TypeError) as error:
+            return _failed("InputException", f"Invalid or missing parameter: {error}.")
         after = self.faults.strike(*AFTER) if request.method != "GET" else None
         if after is not None:
             return await self._struck_after(request, after)
@@ -134,10 +145,14 @@ class KiteServer:
             request.transport.abort()
         raise asyncio.CancelledError
 
+    def knows(self, key: str, token: str) -> bool:
+        """Whether an access token is alive and belongs to the key."""
+        return key == self._key and token in self.access_tokens
+
     def _authorised(self, request: web.Request) -> bool:
         scheme, _, pair = request.headers.get("Authorization", "").partition(" ")
         key, _, token = pair.partition(":")
-        return scheme == "token" and key == self._key and token in self.access_tokens
+        return scheme == "token" and self.knows(key, token)
 
     def _too_fast(self) -> bool:
         now_s = asyncio.get_running_loop().time()

@@ -9,7 +9,7 @@ from typing import Any
 from aiohttp import WSMsgType, web
 
 from finsense.live.rehearsal import kite_answers as answers
-from finsense.live.rehearsal.exchange import BookedOrder
+from finsense.live.rehearsal.booked import BookedOrder
 from finsense.live.rehearsal.faults import HANDSHAKE, STREAM, Fault, Faults
 from finsense.live.rehearsal.kite_frames import HEARTBEAT, ODD_PACKET, PACKETS, frame
 from finsense.live.rehearsal.street import Street
@@ -39,13 +39,13 @@ class KiteSocket:
     Args:
         streets: symbol -> its street.
         faults: what goes wrong.
-        knows: tells whether an access token is alive.
+        knows: tells whether an API key and an access token belong together and are alive.
 
     Attributes:
         opened: how many streams were opened so far.
     """
 
-    def __init__(self, streets: dict[str, Street], faults: Faults, knows: Callable[[str], bool]) -> None:
+    def __init__(self, streets: dict[str, Street], faults: Faults, knows: Callable[[str, str], bool]) -> None:
         self.opened = 0
         self._streets = {street.listing.token: street for street in streets.values()}
         self._faults, self._knows = faults, knows
@@ -54,7 +54,8 @@ class KiteSocket:
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """GET /: open a stream and serve it to its end."""
-        if not self._knows(request.query.get("access_token", "")) or self._faults.strike(*HANDSHAKE):
+        key, token = request.query.get("api_key", ""), request.query.get("access_token", "")
+        if not self._knows(key, token) or self._faults.strike(*HANDSHAKE):
             return web.Response(status=403, text="Forbidden")
         socket = web.WebSocketResponse(compress=False)
         await socket.prepare(request)
@@ -97,16 +98,23 @@ class KiteSocket:
                 await client.socket.send_str(text)
 
     async def _asked(self, client: _Client, text: str) -> None:
-        said: dict[str, Any] = json.loads(text)
-        action, value = said.get("a"), said.get("v")
+        try:
+            said: dict[str, Any] = json.loads(text)
+            action, value = said.get("a"), said.get("v")
+            mode, tokens = (value or ("quote", [])) if action == "mode" else ("quote", value or [])
+            asked = [int(token) for token in tokens]
+        except (ValueError, TypeError, AttributeError):
+            # The vendor leaves alone what it does not understand.
+            return
+        if mode not in PACKETS:
+            return
         if action == "subscribe":
-            client.modes |= {int(token): "quote" for token in value or []}
+            client.modes |= dict.fromkeys(asked, "quote")
         elif action == "unsubscribe":
-            for token in value or []:
-                client.modes.pop(int(token), None)
+            for token in asked:
+                client.modes.pop(token, None)
         elif action == "mode":
-            mode, tokens = value or ("quote", [])
-            client.modes |= {int(token): mode for token in tokens}
+            client.modes |= dict.fromkeys(asked, mode)
             # The first message is a picture of what is; later ones come only with changes.
             shown = [self._streets[token] for token in client.modes if token in self._streets]
             packets = [PACKETS[client.modes[one.listing.token]](one) for one in shown if one.last_paise]

@@ -121,7 +121,7 @@ class Rehearsal:
             streets, balance_paise, phase, clock.now_ns, lambda order: self.stream.tell(order)
         )
         self.rest = KiteServer(self.exchange, self.faults, api_key=API_KEY, api_secret=API_SECRET, candles=candles)
-        self.stream = KiteSocket(streets, self.faults, lambda token: token in self.rest.access_tokens)
+        self.stream = KiteSocket(streets, self.faults, self.rest.knows)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._started, self._stop = threading.Event(), asyncio.Event()
         self._failed: BaseException | None = None
@@ -145,8 +145,16 @@ class Rehearsal:
 
     def __exit__(self, *_: object) -> None:
         assert self._loop is not None
-        self._loop.call_soon_threadsafe(self._stop.set)
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join()
+        if self._failed is not None:
+            raise RuntimeError(f"the rehearsal failed: {self._failed!r}") from self._failed
+
+    @property
+    def running(self) -> bool:
+        """Whether it still plays; false after a fault of its own."""
+        return self._thread.is_alive()
 
     def log_in(self) -> str:
         """An access token, as a user gets it who logs in; one of before dies."""
@@ -197,9 +205,9 @@ class Rehearsal:
         try:
             asyncio.run(self._serve())
         except BaseException as error:
+            # Told by whoever waits for it, not by the thread.
             self._failed = error
             self._started.set()
-            raise
 
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -214,8 +222,21 @@ class Rehearsal:
         playing = asyncio.create_task(self._play_by_the_clock()) if self.clock.speed else None
         self._started.set()
         log.info("the rehearsal is open", root=self.root)
-        await self._stop.wait()
-        if playing is not None:
-            playing.cancel()
+        stopping = asyncio.create_task(self._stop.wait())
+        waited: set[asyncio.Task[Any]] = {stopping} if playing is None else {stopping, playing}
+        try:
+            while not stopping.done():
+                done, _ = await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+                for task in done - {stopping}:
+                    waited.remove(task)
+                    # A market that died must not look like one that is quiet.
+                    task.result()
+        finally:
+            stopping.cancel()
+            if playing is not None:
+                playing.cancel()
+            await self._close(runner)
+
+    async def _close(self, runner: web.AppRunner) -> None:
         await self.stream.close()
         await runner.cleanup()
