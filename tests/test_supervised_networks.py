@@ -420,7 +420,7 @@ def test_only_a_bundle_of_the_same_kind_and_state_is_taken_up(tmp_path: Path) ->
     bundle = LEARNERS["gru"](free, tmp_path / "run").bundle
     started = fit(Data.of(free), tmp_path / "next", warm_start=warm_start(free, bundle))
     assert started.best_epoch >= 0
-    with pytest.raises(WarmStartError, match=r"expected .* to hold a lstm, found a gru"):
+    with pytest.raises(WarmStartError, match=r"expected a bundle of kind lstm at .*, found kind gru"):
         warm_start(_experiment("lstm"), bundle)
     other = free.model_copy(update={"state": free.state.model_copy(update={"history": 3})})
     with pytest.raises(WarmStartError, match=r"another state .*history 3, 2 columns.*history 4, 2 columns"):
