@@ -11,7 +11,7 @@ from finsense.market.costs import MAX_ORDER_VALUE_PAISE, charges_bound
 
 @njit(cache=True)
 def _lacking_paise(account: Any, quantity: int, price_paise: int, charges: int) -> int:
-    cash = account.cash_paise - quantity * price_paise - charges
+    cash = account.cash_paise - account.reserved_paise - quantity * price_paise - charges
     after = account.position + quantity
     if after < 0 and quantity < 0:
         # Equity after the charges, less the value of the shares owed.

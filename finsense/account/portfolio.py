@@ -26,6 +26,12 @@ ACCOUNT = np.dtype(
         ("charges_paise", np.int64),  # all charges so far
         ("orders", np.int64),  # how many so far
         ("fills", np.int64),
+        # What the other symbols of the same account mean to this one; zeros where it trades one symbol alone.
+        # cash that is not this one's to spend: promised to their waiting orders, and twice what they owe short
+        ("reserved_paise", np.int64),
+        ("others_paise", np.int64),  # value of their positions at the last marks, negative when short
+        ("others_gross_paise", np.int64),  # the same without signs
+        ("others_open", np.int64),  # how many of them have a position, or an order that opens one
     ]
 )
 
@@ -54,27 +60,53 @@ def open_account(account: Any, rules: Any) -> None:
     account.charges_paise = 0
     account.orders = 0
     account.fills = 0
+    account.reserved_paise = 0
+    account.others_paise = 0
+    account.others_gross_paise = 0
+    account.others_open = 0
 
 
 @njit(cache=True)
-def fill_charges(account: Any, rules: Any, schedule: Any, day: int, quantity: int, price_paise: int) -> int:
-    """Charges of one fill in paise; the depository charge comes with the day's first delivery sale."""
+def fill_charges(
+    account: Any, rules: Any, schedule: Any, day: int, quantity: int, price_paise: int, before_paise: int = 0
+) -> int:
+    """Charges of one fill in paise; the depository charge comes with the day's first delivery sale.
+
+    Args:
+        account: one ACCOUNT record.
+        rules: one RULES record.
+        schedule: one SCHEDULE record.
+        day: IST day number.
+        quantity: signed shares.
+        price_paise: of one share.
+        before_paise: value of what the same order filled before; brokerage is due once for the whole of it.
+    """
     charges = order_charges(schedule, rules.intraday, quantity, price_paise)
+    if before_paise != 0:
+        side = 1 if quantity > 0 else -1
+        whole = before_paise + abs(quantity) * price_paise
+        charges = order_charges(schedule, rules.intraday, side, whole)
+        charges -= order_charges(schedule, rules.intraday, side, before_paise)
     if quantity < 0 and rules.intraday == 0 and account.dp_day != day:
         charges += schedule.dp_paise
     return int(charges)
 
 
 @njit(cache=True)
-def apply_fill(account: Any, rules: Any, schedule: Any, day: int, quantity: int, price_paise: int) -> None:
-    """Settle one fill: cash, position, cost and charges. A fill of 0 shares only clears the order."""
+def apply_fill(
+    account: Any, rules: Any, schedule: Any, day: int, quantity: int, price_paise: int, before_paise: int = 0
+) -> None:
+    """Settle one fill: cash, position, cost and charges. A fill of 0 shares only clears the order.
+
+    Arguments as those of `fill_charges`.
+    """
     account.order = 0
     account.fill_quantity = quantity
     account.fill_price_paise = 0
     account.fill_charges_paise = 0
     if quantity == 0:
         return
-    charges = fill_charges(account, rules, schedule, day, quantity, price_paise)
+    charges = fill_charges(account, rules, schedule, day, quantity, price_paise, before_paise)
     if quantity < 0 and rules.intraday == 0:
         account.dp_day = day
     before = account.position
@@ -100,9 +132,9 @@ def apply_fill(account: Any, rules: Any, schedule: Any, day: int, quantity: int,
 
 @njit(cache=True)
 def mark(account: Any, close_paise: int) -> None:
-    """Value the account at a bar's close."""
+    """Value the account at a bar's close; what its other symbols are worth is in `others_paise` already."""
     account.close_paise = close_paise
-    account.equity_paise = account.cash_paise + account.position * close_paise
+    account.equity_paise = account.cash_paise + account.position * close_paise + account.others_paise
     if account.equity_paise > account.peak_paise:
         account.peak_paise = account.equity_paise
     account.bars_held = account.bars_held + 1 if account.position != 0 else 0

@@ -30,11 +30,14 @@ class Fill(NamedTuple):
         time_ns: start of the bar in which it happened, ns UTC.
         quantity: signed shares, + bought, - sold.
         price_paise: price of one share.
+        order: number of the order that it belongs to, which may fill in parts: brokerage is due once for the whole of
+            it. 0: an order of its own.
     """
 
     time_ns: int
     quantity: int
     price_paise: int
+    order: int = 0
 
 
 class Order(NamedTuple):
@@ -43,10 +46,12 @@ class Order(NamedTuple):
     Attributes:
         time_ns: start of the bar at whose close it was decided, ns UTC.
         quantity: signed shares, + buy, - sell.
+        stop_ppm: how far from its fill a protective stop must rest at the exchange, parts per million; 0 for none.
     """
 
     time_ns: int
     quantity: int
+    stop_ppm: int = 0
 
 
 class Observation(NamedTuple):
@@ -98,8 +103,10 @@ def write_observation(
 
 
 @njit(cache=True)
-def _settle(accounts: Any, rules: Any, schedules: Any, row: int, day: int, quantity: int, price_paise: int) -> None:
-    apply_fill(accounts[0], rules[0], schedules[row], day, quantity, price_paise)
+def _settle(
+    accounts: Any, rules: Any, schedules: Any, row: int, day: int, quantity: int, price_paise: int, before_paise: int
+) -> None:
+    apply_fill(accounts[0], rules[0], schedules[row], day, quantity, price_paise, before_paise)
 
 
 @njit(cache=True)
@@ -167,6 +174,8 @@ class Session:
         self._schedules = charges.schedules()
         self._mask = np.zeros((1, int(self._rules["actions"][0])), np.bool_)
         self._time_ns = 0
+        # What each numbered order has filled so far, paise.
+        self._filled_paise: dict[int, int] = {}
         self._ruin_paise = int(self._rules["ruin_paise"][0])
         self.account = new_account(self._rules)
         self.action_count = self._mask.shape[1]
@@ -189,11 +198,14 @@ class Session:
             CostError: no charge schedule is known for a fill's date.
         """
         if not fills:
-            _settle(self.account, self._rules, self._schedules, 0, 0, 0, 0)
+            _settle(self.account, self._rules, self._schedules, 0, 0, 0, 0, 0)
         for fill in fills:
             date = session_date(fill.time_ns)
-            row = self._charges.schedule_index(date)
-            _settle(self.account, self._rules, self._schedules, row, session_day(date), fill.quantity, fill.price_paise)
+            row, day = self._charges.schedule_index(date), session_day(date)
+            before_paise = self._filled_paise.get(fill.order, 0)
+            _settle(self.account, self._rules, self._schedules, row, day, fill.quantity, fill.price_paise, before_paise)
+            if fill.order:
+                self._filled_paise[fill.order] = before_paise + abs(fill.quantity) * fill.price_paise
 
     def observe(self, bar: Bar) -> Observation | None:
         """Mark the account at the bar's close and see; None while the session lacks its warm-up.
