@@ -4,6 +4,7 @@ import tracemalloc
 from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from benchmarks.markets import SESSION_BARS, SYMBOL, account_rules, bars_of, tape_of
 from benchmarks.measurement import Contender, Effort, Measurement, Peer, measure_rate, remark
+from finsense.account.rules import AccountRules
 from finsense.envs.core import EpisodeRules, TradingCore
 from finsense.envs.tape import Tape
 from finsense.envs.trading import TradingEnv
@@ -27,6 +29,28 @@ _HISTORY = 20
 _YEARS = (1, 5)
 # Random starts put the envs at unrelated bars, which is how training runs and what memory likes least.
 _WEEKS = EpisodeRules(bars=5 * SESSION_BARS, random_start=True)
+# Wide enough that the account goes on trading, so that every one of them is asked at every bar.
+_EVERYTHING: dict[str, Any] = {
+    "limits": {
+        "max_order_value": 1_000_000,
+        "max_order_quantity": 1_000,
+        "max_position_fraction": 0.7,
+        "min_position_fraction": 0.001,
+        "max_gross_exposure": 0.9,
+        "max_net_exposure": 0.8,
+        "max_positions": 4,
+        "cash_buffer": 0.1,
+        "max_orders_per_day": 60,
+        "max_orders_per_bar": 5,
+        "max_price_jump": 0.05,
+        "max_daily_loss": 0.1,
+        "max_drawdown": 0.15,
+        "max_consecutive_losses": 20,
+        "max_volatility_spike": 6.0,
+        "no_entry_before_close_minutes": 15,
+    },
+    "exits": {"stop_loss": 0.01, "trailing_stop": 0.01, "take_profit": 0.02, "time_exit_bars": 50},
+}
 
 
 def vector_env(effort: Effort) -> list[Measurement]:
@@ -39,6 +63,16 @@ def vector_env(effort: Effort) -> list[Measurement]:
         theirs = anytrading.vector_contender(envs, effort.count(_PEER_STEPS))
         peers.append(Peer(f"{anytrading.NAME} StocksEnv in DummyVecEnv, 30x2", theirs))
     return measure_rate("vector_env", "steps", ours, effort, peers)
+
+
+def limits(effort: Effort) -> list[Measurement]:
+    """The vector environment with every limit and exit switched on, against the same without any."""
+    tape, count, steps = tape_of(bars_of(effort)[SYMBOL]), effort.count(_ENVS), effort.count(1000)
+    plain = account_rules()
+    rules = AccountRules.model_validate({**plain.model_dump(exclude={"limits", "exits"}), **_EVERYTHING})
+    ours = _vector_contender(TradingVecEnv(tape, rules, count, _WEEKS), steps)
+    peer = Peer("without limits and exits", _vector_contender(TradingVecEnv(tape, plain, count, _WEEKS), steps))
+    return measure_rate("limits", "steps", ours, effort, [peer])
 
 
 def vector_env_equal_observation(effort: Effort) -> list[Measurement]:

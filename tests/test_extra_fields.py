@@ -153,6 +153,6 @@ def test_bars_without_what_a_feature_reads_are_refused() -> None:
 def test_the_journal_keeps_extra_to_the_bit(tmp_path: Path) -> None:
     bars = list(full_bars())
     with Journal(tmp_path / "journal.db", {"session": "one"}) as journal:
-        assert journal.begin(bars) == bars
+        assert journal.begin({"SIM": bars}) == {"SIM": bars}
     with Journal(tmp_path / "journal.db", {"session": "one"}) as journal:
-        assert journal.begin([]) == bars
+        assert journal.begin({}) == {"SIM": bars}

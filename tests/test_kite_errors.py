@@ -111,6 +111,7 @@ CASES: dict[str, tuple[Any, type[BrokerError], type[BrokerError]]] = {
     "token exception without 403": ((400, JSON, body("TokenException")), AuthExpired, AuthExpired),
     "static IP not registered": ((403, JSON, body("PermissionException", "IP not allowed")), Rejected, Rejected),
     "wrong input": ((400, JSON, body("InputException", "tick size")), Rejected, Rejected),
+    "wrong input, says a server that failed": ((500, JSON, body("InputException")), UnknownFate, TransientRead),
     "no margin": ((400, JSON, body("MarginException", "insufficient funds")), Rejected, Rejected),
     "no holding": ((400, JSON, body("HoldingException")), Rejected, Rejected),
     "order refused": ((400, JSON, body("OrderException")), Rejected, Rejected),

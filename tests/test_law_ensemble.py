@@ -23,7 +23,7 @@ from finsense.cli.parity import digests
 from finsense.config.labels import ForwardReturn
 from finsense.evaluation.backtest import Setting, backtest
 from finsense.evaluation.baselines import RandomLegal
-from finsense.live.journal import JournalError
+from finsense.live.journal_format import JournalError
 from finsense.market.bars import Bar, Bars
 from finsense.market.costs import ChargeRules
 from finsense.model.bundle import Bundle, load_bundle
@@ -402,7 +402,7 @@ def test_ten_thousand_bars_replay_to_the_bit(method: str, tmp_path: Path) -> Non
 def _tampered(journal: Path, change: Any) -> None:
     """Change the votes of one bar in the middle of a journal."""
     with closing(sqlite3.connect(journal, isolation_level=None)) as database:
-        database.execute("DROP TRIGGER bars_never_change")
+        database.execute("DROP TRIGGER bars_no_update")
         times = [row[0] for row in database.execute("SELECT time_ns FROM bars ORDER BY time_ns")]
         for time_ns in times[30:60]:
             ((blob,),) = database.execute("SELECT votes FROM bars WHERE time_ns = ?", (time_ns,))

@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 
@@ -15,18 +16,23 @@ import pytest
 from bundles import make_bundle, market, setting
 from test_law_parity import _write
 
-from finsense.account.exchange import SimulatedExchange
-from finsense.account.session import Fill, Order, Session
+from finsense.account.joint import JointSession
+from finsense.account.joint_exchange import JointExchange
+from finsense.account.session import Fill, Order
 from finsense.cli.options import setting_of
 from finsense.cli.paper import paper_trade
 from finsense.evaluation.backtest import backtest
 from finsense.live.brokers import BrokerAccount
+from finsense.live.brokers.errors import BooksDiffer
 from finsense.live.brokers.paper import PaperBroker
 from finsense.live.feeds.replay import ReplayFeed
-from finsense.live.journal import Journal, JournalError, identity_text
-from finsense.live.loop import BooksDiffer, LiveLoop
-from finsense.market.bars import Bar, Bars
+from finsense.live.journal import Journal, identity_text
+from finsense.live.journal_format import JournalError
+from finsense.live.journal_reader import JournalReader
+from finsense.live.loop import LiveLoop
+from finsense.market.bars import Bars
 from finsense.market.instruments import instrument
+from finsense.market.moments import Moment
 from finsense.model.bundle import Bundle
 from finsense.state.span import split_history
 
@@ -48,7 +54,7 @@ class _Crash(BaseException):
 class _CrashingBroker(PaperBroker):
     """Dies at its n-th call, before or after doing what was asked."""
 
-    def __init__(self, exchange: SimulatedExchange, crash_at: int, after: bool) -> None:
+    def __init__(self, exchange: JointExchange, crash_at: int, after: bool) -> None:
         super().__init__(exchange)
         self.calls = 0
         self._crash_at, self._after = crash_at, after
@@ -57,36 +63,41 @@ class _CrashingBroker(PaperBroker):
         if self.calls == self._crash_at and now == self._after:
             raise _Crash
 
-    def submit(self, order: Order) -> None:
+    def submit(self, orders: Mapping[str, Order]) -> None:
         self.calls += 1
         self._maybe(False)
-        super().submit(order)
+        super().submit(orders)
         self._maybe(True)
 
-    def fills(self, bar: Bar) -> list[Fill]:
+    def fills(self, moment: Moment) -> dict[str, list[Fill]]:
         self.calls += 1
         self._maybe(False)
-        found = super().fills(bar)
+        found = super().fills(moment)
         self._maybe(True)
         return found
 
 
+def _desk(bundle: Bundle, opened: Journal, history: Bars) -> tuple[JointSession, JointExchange]:
+    """An account and its exchange, warmed."""
+    terms, stocks = setting_of(bundle), [instrument("SIM")]
+    session = JointSession(stocks, "5m", terms.state, terms.account, terms.costs)
+    exchange = JointExchange(stocks, "5m", terms.account, terms.costs)
+    for bar in opened.begin({"SIM": list(history)})["SIM"]:
+        session.warm("SIM", bar)
+        exchange.warm("SIM", bar)
+    return session, exchange
+
+
 def _run_until_crash(bundle: Bundle, bars: Bars, journal: Path, crash_at: int, after: bool) -> bool:
     """One life of the process; true when it came to the end."""
-    terms = setting_of(bundle)
-    history, trading = split_history(bars, terms.state)
-    stock = instrument("SIM")
-    session = Session(stock, "5m", terms.state, terms.account, terms.costs)
-    exchange = SimulatedExchange(stock, "5m", terms.account, terms.costs)
+    history, trading = split_history(bars, setting_of(bundle).state)
     with Journal(journal, identity_text(test="crash")) as opened:
-        for bar in opened.begin(list(history)):
-            session.warm(bar)
-            exchange.warm(bar)
+        session, exchange = _desk(bundle, opened, history)
         loop = LiveLoop(session, bundle.policy, PaperBroker(exchange), opened)
         loop.recover()
         loop._broker = _CrashingBroker(exchange, crash_at, after)
         try:
-            loop.run(ReplayFeed(trading))
+            loop.run(ReplayFeed([trading]))
         except _Crash:
             return False
     return True
@@ -149,14 +160,17 @@ def test_a_killed_process_goes_on_where_it_was(bundle: Bundle, bars: Bars, tmp_p
 
 def _rows(journal: Path) -> list[tuple[object, ...]]:
     with closing(sqlite3.connect(journal)) as database:
-        return list(database.execute("SELECT * FROM bars ORDER BY time_ns"))
+        rows = database.execute("SELECT * FROM moments JOIN bars USING (seq) LEFT JOIN fills USING (seq) ORDER BY seq")
+        return list(rows)
 
 
 def _records(journal: Path) -> int:
-    """Bars in the journal of a running process: its WAL is locked, so its size tells."""
-    wal = journal.with_name(journal.name + "-wal")
-    sizes = [path.stat().st_size for path in (journal, wal) if path.exists()]
-    return sum(sizes) // 4096
+    """Moments in the journal of a running process."""
+    try:
+        with closing(sqlite3.connect(f"{journal.as_uri()}?mode=ro", uri=True)) as database:
+            return int(database.execute("SELECT count(*) FROM moments").fetchone()[0])
+    except sqlite3.OperationalError:
+        return 0
 
 
 def test_another_sessions_journal_is_refused_untouched(bundle: Bundle, bars: Bars, tmp_path: Path) -> None:
@@ -170,34 +184,14 @@ def test_another_sessions_journal_is_refused_untouched(bundle: Bundle, bars: Bar
     assert journal.read_bytes() == before
 
 
-def test_two_sessions_on_one_journal_are_refused(bundle: Bundle, bars: Bars, tmp_path: Path) -> None:
-    history, trading = split_history(bars, setting().state)
-    with Journal(tmp_path / "journal.db", identity_text(test=1)) as journal:
-        journal.begin(list(history))
-        with pytest.raises(JournalError, match="another session running"):
-            Journal(tmp_path / "journal.db", identity_text(test=1))
-    assert len(trading)
-
-
-def test_a_file_that_is_no_journal_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "notes.db"
-    path.write_text("these are my notes, not a database, and they must stay as they are" * 50)
-    before = path.read_bytes()
-    with pytest.raises(JournalError, match="is not a journal"):
-        Journal(path, {})
-    assert path.read_bytes() == before
-
-
 def test_a_changed_record_does_not_replay(bundle: Bundle, bars: Bars, tmp_path: Path) -> None:
     history, trading = split_history(bars, setting().state)
     journal = tmp_path / "journal.db"
     paper_trade(bundle, history, trading.take(0, 60), journal)
     with closing(sqlite3.connect(journal, isolation_level=None)) as database:
-        with pytest.raises(sqlite3.IntegrityError, match="append-only"):
-            database.execute("UPDATE bars SET cash_paise = 0")
-        database.execute("DROP TRIGGER bars_never_change")
-        database.execute("UPDATE bars SET cash_paise = cash_paise + 1 WHERE time_ns = (SELECT max(time_ns) FROM bars)")
-    with pytest.raises(JournalError, match="does not replay"):
+        database.execute("DROP TRIGGER moments_no_update")
+        database.execute("UPDATE moments SET cash_paise = cash_paise + 1 WHERE seq = (SELECT max(seq) FROM moments)")
+    with pytest.raises(JournalError, match="do not replay"):
         paper_trade(bundle, history, trading, journal)
 
 
@@ -205,51 +199,42 @@ class _LyingBroker(PaperBroker):
     """Says it has one share more than it has."""
 
     def account(self) -> BrokerAccount:
-        cash_paise, position = super().account()
-        return BrokerAccount(cash_paise, position + 1)
+        cash_paise, positions = super().account()
+        return BrokerAccount(cash_paise, {"SIM": positions["SIM"] + 1})
 
 
 def test_a_broker_with_other_books_stops_the_loop_before_an_order(bundle: Bundle, bars: Bars, tmp_path: Path) -> None:
-    terms = setting_of(bundle)
-    history, trading = split_history(bars, terms.state)
-    stock = instrument("SIM")
-    session = Session(stock, "5m", terms.state, terms.account, terms.costs)
-    exchange = SimulatedExchange(stock, "5m", terms.account, terms.costs)
+    history, trading = split_history(bars, setting_of(bundle).state)
     with Journal(tmp_path / "journal.db", identity_text(test="books")) as journal:
-        for bar in journal.begin(list(history)):
-            session.warm(bar)
-            exchange.warm(bar)
+        session, exchange = _desk(bundle, journal, history)
         loop = LiveLoop(session, bundle.policy, _LyingBroker(exchange), journal)
         with pytest.raises(BooksDiffer, match="no order was sent"):
-            loop.run(ReplayFeed(trading))
+            loop.run(ReplayFeed([trading]))
         assert journal.last_time_ns is None
+        assert [event.what for event in journal.events()] == ["halt", "halted"]
 
 
 def test_the_intent_is_on_disk_before_the_order_leaves(bundle: Bundle, bars: Bars, tmp_path: Path) -> None:
     """At the moment the broker is called, a copy of the files (what a crash would leave) holds the intent."""
-    journal_path = tmp_path / "journal.db"
-    terms = setting_of(bundle)
-    history, trading = split_history(bars, terms.state)
-    stock = instrument("SIM")
-    left: list[tuple[object, ...]] = []
-    sent: list[tuple[object, ...]] = []
+    history, trading = split_history(bars, setting_of(bundle).state)
+    left: list[tuple[int, int]] = []
+    sent: list[tuple[int, int]] = []
 
     class Watching(PaperBroker):
-        def submit(self, order: Order) -> None:
-            for name in ("journal.db", "journal.db-wal"):
-                shutil.copy(tmp_path / name, copies / name)
-            sent.append((order.time_ns, order.quantity))
-            left.append(_rows(copies / "journal.db")[-1])
-            super().submit(order)
+        def submit(self, orders: Mapping[str, Order]) -> None:
+            for order in orders.values():
+                for name in ("journal.db", "journal.db-wal"):
+                    shutil.copy(tmp_path / name, copies / name)
+                sent.append((order.time_ns, order.quantity))
+                with JournalReader(copies / "journal.db") as reader:
+                    *_, last = reader.records()
+                left.append((last.moment.time_ns, last.rows[0].order_quantity))
+            super().submit(orders)
 
     copies = tmp_path / "copies"
     copies.mkdir()
-    session = Session(stock, "5m", terms.state, terms.account, terms.costs)
-    exchange = SimulatedExchange(stock, "5m", terms.account, terms.costs)
-    with Journal(journal_path, identity_text(test="intent")) as journal:
-        for bar in journal.begin(list(history)):
-            session.warm(bar)
-            exchange.warm(bar)
-        LiveLoop(session, bundle.policy, Watching(exchange), journal).run(ReplayFeed(trading.take(0, 80)))
+    with Journal(tmp_path / "journal.db", identity_text(test="intent")) as journal:
+        session, exchange = _desk(bundle, journal, history)
+        LiveLoop(session, bundle.policy, Watching(exchange), journal).run(ReplayFeed([trading.take(0, 80)]))
     assert len(sent) > 5
-    assert [(row[0], row[14]) for row in left] == sent
+    assert left == sent

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from finsense.live.brokers.rate_limits import RateLimits
 from finsense.live.feeds.kite_stream import Connected, Event, Idle, KiteStream, Lost, OrderUpdate, Patience, Ticks
 from finsense.live.orders import OrderState, TrackedOrder, find_by_tag
 from finsense.live.rehearsal.faults import Fault
-from finsense.live.rehearsal.server import API_KEY, API_SECRET, Rehearsal, StreetTrade
+from finsense.live.rehearsal.server import API_KEY, API_SECRET, Rehearsal
 
 QUICK = Patience(poll_s=0.02, silence_s=2.5, first_retry_s=0.02, longest_retry_s=0.05)
 
@@ -151,7 +152,8 @@ def test_more_orders_than_the_account_may_send_are_refused_by_the_server(
     """Another process that does not share our limits has used them up."""
 
     def use_up() -> None:
-        stage.rest._order_times_s.extend([stage._loop.time()] * 10)  # type: ignore[union-attr]
+        for _ in range(10):
+            assert stage.limits.admit("order")
 
     stage.call(use_up)
     with pytest.raises(RateLimited):
@@ -173,30 +175,32 @@ def test_what_the_vendor_refuses_at_its_door(stage: Rehearsal, kite: KiteRest, p
 
 
 def test_the_stream_tells_ticks_and_our_own_orders(stage: Rehearsal, kite: KiteRest) -> None:
-    found = _watch(stage, lambda: (stage.play(4), kite.place(buy())), 7)
+    found = _watch(stage, lambda: (stage.play(4), kite.place(buy())), 8)
     kinds = [type(event) for event in found]
-    assert kinds[:2] == [Connected, Ticks]
+    assert kinds[:3] == [Connected, Ticks, Ticks]
     assert kinds.count(Ticks) >= 3
     updates = [event.fields for event in found if isinstance(event, OrderUpdate)]
     assert updates[-1]["status"] in ("OPEN", "COMPLETE")
     assert updates[-1]["checksum"] == ""
-    tick = next(event.ticks[0][1] for event in found if isinstance(event, Ticks))
-    assert tick.depth is not None
-    assert tick.volume
+    quoted, full = (event.ticks[0][1] for event in found[1:3] if isinstance(event, Ticks))
+    # A subscription begins in quote mode, which has neither stamp nor book.
+    assert (quoted.time_ns, quoted.depth) == (0, None)
+    assert full.depth is not None
+    assert full.volume
 
 
 @pytest.mark.parametrize("fault", [Fault.STREAM_DROPPED, Fault.STREAM_SILENT], ids=str)
 def test_a_lost_stream_comes_back(stage: Rehearsal, fault: Fault) -> None:
     stage.faults.order(fault)
-    found = _watch(stage, lambda: stage.play(2), 4)
+    found = _watch(stage, lambda: stage.play(2), 5)
     assert [type(event) for event in found if not isinstance(event, Ticks)][:3] == [Connected, Lost, Connected]
 
 
 def test_odd_packets_and_repeated_ticks_do_no_harm(stage: Rehearsal) -> None:
     stage.faults.order(Fault.ODD_PACKET, Fault.TICKS_REPEATED, Fault.TICKS_OUT_OF_ORDER)
-    found = _watch(stage, lambda: stage.play(6), 5)
+    found = _watch(stage, lambda: stage.play(6), 6)
     assert not any(isinstance(event, Lost) for event in found)
-    assert [len(event.ticks) for event in found if isinstance(event, Ticks)][1:4] == [1, 2, 2]
+    assert [len(event.ticks) for event in found if isinstance(event, Ticks)][2:5] == [1, 2, 2]
 
 
 def test_a_dead_token_ends_the_stream(stage: Rehearsal) -> None:
@@ -249,8 +253,13 @@ print(json.dumps(said))
 """
 
 
-def test_the_vendors_own_client_and_ticker_work_unmodified(stage: Rehearsal) -> None:
-    token = stage.log_in()
+def test_the_vendors_own_client_and_ticker_work_unmodified() -> None:
+    with rehearsal(limits={}) as stage:
+        stage.play(20)
+        _drive_the_vendors_own(stage, stage.log_in())
+
+
+def _drive_the_vendors_own(stage: Rehearsal, token: str) -> None:
     ran = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", VENDOR, stage.root, stage.stream_root, API_KEY, token],
         capture_output=True,
@@ -299,15 +308,17 @@ def test_what_no_exchange_knows_harms_nobody(stage: Rehearsal, kite: KiteRest) -
 
 
 def test_a_market_that_fails_is_told() -> None:
-    failing = rehearsal()
-    failing.clock.speed = 1000.0
+    failing = rehearsal(speed=1000.0)
 
-    def broken() -> Iterator[StreetTrade]:
-        yield StreetTrade(failing.clock.now_ns(), "NOBODY", 1, 1)
+    def broken() -> None:
+        raise KeyError("NOBODY")
 
-    failing._trades = broken()
+    failing.appoint(failing.clock.start_ns + 1, broken)
     failing.__enter__()
-    failing._thread.join(20)
+    for _ in range(200):
+        if not failing.running:
+            break
+        time.sleep(0.02)
     assert not failing.running
     with pytest.raises(RuntimeError, match="the rehearsal failed: KeyError"):
         failing.__exit__()
@@ -321,7 +332,7 @@ def _watch(stage: Rehearsal, act: Any, enough: int) -> list[Event]:
     for event in stream.events():
         if not isinstance(event, Idle):
             found.append(event)
-        if not acted and isinstance(event, Ticks):
+        if not acted and isinstance(event, Ticks) and event.ticks[0][1].depth is not None:
             acted = True
             act()
         if len(found) >= enough:

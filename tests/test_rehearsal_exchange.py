@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from finsense.live.orders import OrderRequest
 from finsense.live.rehearsal.booked import BookedOrder, Refused
 from finsense.live.rehearsal.exchange import RehearsalExchange
-from finsense.live.rehearsal.hours import Phase, auction_match_ns, phase_at
+from finsense.live.rehearsal.hours import Phase, Troubles, auction_match_ns, phase_at
 from finsense.live.rehearsal.street import Level, Listing, Street
 from finsense.market.calendar import MINUTE_NS, nse_calendar
 
@@ -64,7 +64,8 @@ def test_a_market_order_takes_the_best_prices_first(bench: Bench) -> None:
         "VALIDATION PENDING",
         "OPEN PENDING",
     ]
-    assert bench.told == [(order.order_id, "OPEN", 0), (order.order_id, "OPEN", 30), (order.order_id, "COMPLETE", 50)]
+    # The stream tells of fills, not of the placing.
+    assert bench.told == [(order.order_id, "OPEN", 30), (order.order_id, "COMPLETE", 50)]
 
 
 def test_what_the_book_does_not_hold_waits_and_fills_with_later_trades(bench: Bench) -> None:
@@ -183,7 +184,8 @@ def test_the_day_has_its_phases() -> None:
     assert [phase_at(session, instant) for instant, _ in expected] == [phase for _, phase in expected]
     assert auction_match_ns(session) == end + 15 * minute
     halt = (session.open_ns, session.open_ns + minute)
-    assert phase_at(session, session.open_ns, (halt,)) is Phase.HALTED
+    assert phase_at(session, session.open_ns, Troubles(halts=(halt,))) is Phase.HALTED
+    assert phase_at(session, session.open_ns, Troubles(outages=(halt,))) is Phase.OUTAGE
     assert phase_at(None, 0) is Phase.CLOSED
 
 

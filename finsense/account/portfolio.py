@@ -6,8 +6,11 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from finsense.account.reasons import DRAWDOWN, FREE
+from finsense.account.stops import set_entry_stop
 from finsense.market.costs import order_charges
 
+# Small counts take half the room: the less memory the accounts need, the faster the environments step through them.
 ACCOUNT = np.dtype(
     [
         ("cash_paise", np.int64),
@@ -16,23 +19,52 @@ ACCOUNT = np.dtype(
         ("equity_paise", np.int64),  # at the last mark
         ("close_paise", np.int64),  # the price of that mark
         ("peak_paise", np.int64),  # highest equity so far, the balance included
-        ("bars_held", np.int64),  # marks since the position was opened
-        ("position_day", np.int64),  # day of the last fill
-        ("dp_day", np.int64),  # day of the last depository charge
         ("order", np.int64),  # signed shares waiting for the next bar's open
         ("fill_quantity", np.int64),  # of the last settlement; 0 when nothing filled
         ("fill_price_paise", np.int64),
         ("fill_charges_paise", np.int64),
         ("charges_paise", np.int64),  # all charges so far
-        ("orders", np.int64),  # how many so far
-        ("fills", np.int64),
         # What the other symbols of the same account mean to this one; zeros where it trades one symbol alone.
         # cash that is not this one's to spend: promised to their waiting orders, and twice what they owe short
         ("reserved_paise", np.int64),
         ("others_paise", np.int64),  # value of their positions at the last marks, negative when short
-        ("others_gross_paise", np.int64),  # the same without signs
+        ("others_gross_paise", np.int64),  # the same without signs, and of their waiting orders that open
         ("others_open", np.int64),  # how many of them have a position, or an order that opens one
+        ("bars_held", np.int32),  # marks since the position was opened
+        ("position_day", np.int32),  # day of the last fill
+        ("dp_day", np.int32),  # day of the last depository charge
+        ("orders", np.int32),  # how many so far
+        ("fills", np.int32),  # how many so far, those of stops included
+        # What the limits and the exits remember; zeros where there are none.
+        ("day", np.int32),  # of the last bar or fill
+        ("day_orders", np.int32),  # orders of that day
+        ("bar_orders", np.int32),  # orders since the last mark
+        ("losses", np.int32),  # round trips of that day that lost, one after the other, to the last one
+        ("halted", np.int32),  # why nothing may be opened: a code of REASONS, 0 for free
+        ("unsettled", np.int32),  # why nothing may be opened at this bar: the same, for this symbol alone
+        ("range_bars", np.int32),  # how many true ranges are in the sum, at most as many as the limit asks for
+        ("range_paise", np.int64),  # their sum, as Wilder smooths it
+        ("day_equity_paise", np.int64),  # equity before the day's first bar
+        ("trip_paise", np.int64),  # what the open round trip has brought in cash so far, charges taken off
+        # trigger of the protective stop, 0 for none; negative once it was hit and could not fill in full
+        ("stop_paise", np.int64),
+        ("stop_fill_quantity", np.int64),  # of the last settlement, beside the order's own fill; 0 where none filled
+        ("stop_fill_price_paise", np.int64),
+        ("stop_fill_charges_paise", np.int64),
     ]
+)
+
+# What all symbols of one account have in common: equal in each one's record, whatever they trade.
+SHARED = (
+    "cash_paise",
+    "equity_paise",
+    "peak_paise",
+    "day",
+    "day_equity_paise",
+    "day_orders",
+    "bar_orders",
+    "losses",
+    "halted",
 )
 
 ACCOUNT_FEATURES = ("position", "cash", "unrealised_return", "holding_time", "drawdown")
@@ -64,6 +96,33 @@ def open_account(account: Any, rules: Any) -> None:
     account.others_paise = 0
     account.others_gross_paise = 0
     account.others_open = 0
+    account.day = _NEVER
+    account.day_equity_paise = rules.balance_paise
+    account.day_orders = 0
+    account.bar_orders = 0
+    account.losses = 0
+    account.halted = FREE
+    account.unsettled = FREE
+    account.trip_paise = 0
+    account.range_paise = 0
+    account.range_bars = 0
+    account.stop_paise = 0
+    account.stop_fill_quantity = 0
+    account.stop_fill_price_paise = 0
+    account.stop_fill_charges_paise = 0
+
+
+@njit(cache=True)
+def begin_day(account: Any, day: int) -> None:
+    """On the first bar or fill of a day: count its orders and losses anew, from the equity of the last mark."""
+    if account.day == day:
+        return
+    account.day = day
+    account.day_equity_paise = account.equity_paise
+    account.day_orders = 0
+    account.losses = 0
+    if account.halted < DRAWDOWN:
+        account.halted = FREE
 
 
 @njit(cache=True)
@@ -93,19 +152,35 @@ def fill_charges(
 
 
 @njit(cache=True)
-def apply_fill(
-    account: Any, rules: Any, schedule: Any, day: int, quantity: int, price_paise: int, before_paise: int = 0
-) -> None:
-    """Settle one fill: cash, position, cost and charges. A fill of 0 shares only clears the order.
+def _follow_trip(account: Any, rules: Any, before: int, quantity: int, price_paise: int, charges: int) -> None:
+    """Add a fill to the open round trip and count whether it lost, when it ends there; `before`: shares before it."""
+    side, shares = (1, quantity) if quantity > 0 else (-1, -quantity)
+    closing = min(shares, abs(before)) if before * quantity < 0 else 0
+    closing_charges = charges * closing // shares
+    account.trip_paise -= side * closing * price_paise + closing_charges
+    if closing != 0 and closing == abs(before):
+        if account.trip_paise < 0:
+            account.losses += 1
+        elif account.losses < rules.losses:
+            account.losses = 0
+        account.trip_paise = 0
+    account.trip_paise -= side * (shares - closing) * price_paise + charges - closing_charges
 
-    Arguments as those of `fill_charges`.
-    """
-    account.order = 0
-    account.fill_quantity = quantity
-    account.fill_price_paise = 0
-    account.fill_charges_paise = 0
-    if quantity == 0:
-        return
+
+@njit(cache=True)
+def _book(
+    account: Any,
+    rules: Any,
+    schedule: Any,
+    day: int,
+    quantity: int,
+    price_paise: int,
+    before_paise: int,
+    tick_paise: int,
+) -> int:
+    """Move cash, position and cost by a fill that is not empty; returns its charges."""
+    if rules.limited != 0:
+        begin_day(account, day)
     charges = fill_charges(account, rules, schedule, day, quantity, price_paise, before_paise)
     if quantity < 0 and rules.intraday == 0:
         account.dp_day = day
@@ -126,8 +201,58 @@ def apply_fill(
     account.position_day = day
     account.charges_paise += charges
     account.fills += 1
+    if rules.losses > 0:
+        _follow_trip(account, rules, before, quantity, price_paise, charges)
+    if rules.exit_stop_ppm > 0:
+        set_entry_stop(account, rules, before, price_paise, tick_paise)
+    return charges
+
+
+@njit(cache=True)
+def apply_fill(
+    account: Any,
+    rules: Any,
+    schedule: Any,
+    day: int,
+    quantity: int,
+    price_paise: int,
+    before_paise: int = 0,
+    tick_paise: int = 1,
+) -> None:
+    """Settle one fill of an order: cash, position, cost and charges. A fill of 0 shares only clears the order.
+
+    Arguments as those of `fill_charges`; `tick_paise` is the price step at which a protective stop can rest.
+    """
+    account.order = 0
+    account.fill_quantity = quantity
+    account.fill_price_paise = 0
+    account.fill_charges_paise = 0
+    if rules.exits != 0:
+        account.stop_fill_quantity = 0
+        account.stop_fill_price_paise = 0
+        account.stop_fill_charges_paise = 0
+    if quantity == 0:
+        return
+    account.fill_charges_paise = _book(account, rules, schedule, day, quantity, price_paise, before_paise, tick_paise)
     account.fill_price_paise = price_paise
-    account.fill_charges_paise = charges
+
+
+@njit(cache=True)
+def apply_stop_fill(
+    account: Any, rules: Any, schedule: Any, day: int, quantity: int, price_paise: int, before_paise: int = 0
+) -> None:
+    """Settle a fill of the protective stop, after the order's own fill; arguments as those of `fill_charges`.
+
+    A stop that leaves shares was hit all the same: the rest of it goes at the next open.
+    """
+    if quantity == 0:
+        return
+    stop_paise = account.stop_paise
+    account.stop_fill_quantity += quantity
+    account.stop_fill_price_paise = price_paise
+    account.stop_fill_charges_paise += _book(account, rules, schedule, day, quantity, price_paise, before_paise, 1)
+    if account.position * quantity < 0:
+        account.stop_paise = -abs(stop_paise)
 
 
 @njit(cache=True)

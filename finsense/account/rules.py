@@ -7,41 +7,20 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from finsense.account.exits import Exits
+from finsense.account.limits import Limits
+from finsense.account.rules_record import MAX_TARGETS, ppm, write_exits, write_limits
+from finsense.account.rules_record import PPM as PPM
+from finsense.account.rules_record import RULES as RULES
 from finsense.market.bars import INTERVAL_NS
 from finsense.market.calendar import DAY_NS
 
-MAX_TARGETS = 8
 UNLIMITED_SHARES = 10**9
-PPM = 1_000_000
 
 # How an order is sized, and which action scheme is in force: the codes the kernels branch on.
 SHARES, FRACTION, ALL_IN, RISK = 0, 1, 2, 3
 ORDERS, TARGETS = 0, 1
 BUY, HOLD, SELL = 0, 1, 2
-
-# Fractions are integers in parts per million, so that a size is computed without a float.
-RULES = np.dtype(
-    [
-        ("balance_paise", np.int64),
-        ("intraday", np.int64),
-        ("scheme", np.int64),
-        ("actions", np.int64),  # how many there are
-        ("size_kind", np.int64),
-        ("size_shares", np.int64),
-        ("size_ppm", np.int64),
-        ("stop_ppm", np.int64),
-        ("targets_ppm", np.int64, (MAX_TARGETS,)),
-        ("hold", np.int64),
-        ("max_position", np.int64),
-        ("min_position", np.int64),
-        ("slippage_ppm", np.int64),
-        ("price_buffer_ppm", np.int64),
-        ("participation_ppm", np.int64),
-        ("entry_cutoff_s", np.int64),
-        ("square_off_s", np.int64),
-        ("ruin_paise", np.int64),
-    ]
-)
 
 
 class _Rule(BaseModel):
@@ -122,6 +101,8 @@ class AccountRules(_Rule):
         square_off_minutes: intraday: the account closes its position so long before the session's end, and never later
             than one bar before it, for the next open is the last chance to trade.
         ruin_fraction: an episode ends when the equity falls to this fraction of the balance.
+        limits: what the account may not do.
+        exits: what closes a position without the policy.
     """
 
     balance: Annotated[Decimal, Field(gt=0, le=Decimal(10) ** 9)]
@@ -135,6 +116,8 @@ class AccountRules(_Rule):
     entry_cutoff_minutes: Annotated[int, Field(ge=0, le=375)] = 30
     square_off_minutes: Annotated[int, Field(ge=0, le=375)] = 15
     ruin_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    limits: Limits = Limits()
+    exits: Exits = Exits()
 
     @model_validator(mode="after")
     def _rules_agree(self) -> Self:
@@ -150,6 +133,25 @@ class AccountRules(_Rule):
             )
         if (self.balance * 100) % 1 != 0:
             raise ValueError(f"balance must be whole paise, found {self.balance}")
+        return self
+
+    @model_validator(mode="after")
+    def _limits_leave_room(self) -> Self:
+        least, size = self.limits.min_position_fraction, getattr(self.actions, "size", None)
+        largest = size.fraction if isinstance(size, FractionSize) else None
+        if isinstance(self.actions, TargetActions):
+            largest = max(abs(target) for target in self.actions.targets)
+        if least is not None and largest is not None and largest <= least:
+            raise ValueError(
+                f"limits.min_position_fraction ({least}) is not below the largest position that the actions can open "
+                f"({largest}), so nothing would ever be bought: lower it or raise the size"
+            )
+        stop = self.exits.stop_loss
+        if isinstance(size, RiskSize) and stop is not None and stop != size.stop:
+            raise ValueError(
+                f"actions.size.stop ({size.stop}) sizes an order for a stop that exits.stop_loss ({stop}) would put "
+                "elsewhere: give both the same distance"
+            )
         return self
 
     @property
@@ -186,16 +188,18 @@ class AccountRules(_Rule):
         rules["max_position"] = self.max_position or UNLIMITED_SHARES
         rules["min_position"] = -int(rules["max_position"][0]) if self.allow_short else 0
         rules["slippage_ppm"] = round(self.slippage_bps * 100)
-        rules["price_buffer_ppm"] = _ppm(self.price_buffer)
-        rules["participation_ppm"] = -1 if self.participation is None else _ppm(self.participation)
+        rules["price_buffer_ppm"] = ppm(self.price_buffer)
+        rules["participation_ppm"] = -1 if self.participation is None else ppm(self.participation)
         rules["square_off_s"] = max(self.square_off_minutes * 60, bar_ns // 1_000_000_000)
         rules["entry_cutoff_s"] = max(self.entry_cutoff_minutes * 60, int(rules["square_off_s"][0]))
-        rules["ruin_paise"] = self.balance_paise * _ppm(self.ruin_fraction) // PPM
+        rules["ruin_paise"] = self.balance_paise * ppm(self.ruin_fraction) // PPM
         if isinstance(self.actions, TargetActions):
             rules["scheme"] = TARGETS
-            rules["targets_ppm"][0, : len(self.actions.targets)] = [_ppm(target) for target in self.actions.targets]
+            rules["targets_ppm"][0, : len(self.actions.targets)] = [ppm(target) for target in self.actions.targets]
         else:
             _fill_size(rules, self.actions.size)
+        write_limits(rules, self.limits, daily=bar_ns >= DAY_NS)
+        write_exits(rules, self.exits)
         return rules
 
 
@@ -204,12 +208,8 @@ def _fill_size(rules: NDArray[Any], size: ShareSize | FractionSize | AllInSize |
     if isinstance(size, ShareSize):
         rules["size_kind"], rules["size_shares"] = SHARES, size.shares
     elif isinstance(size, FractionSize):
-        rules["size_kind"], rules["size_ppm"] = FRACTION, _ppm(size.fraction)
+        rules["size_kind"], rules["size_ppm"] = FRACTION, ppm(size.fraction)
     elif isinstance(size, RiskSize):
-        rules["size_kind"], rules["size_ppm"], rules["stop_ppm"] = RISK, _ppm(size.risk), max(1, _ppm(size.stop))
+        rules["size_kind"], rules["size_ppm"], rules["stop_ppm"] = RISK, ppm(size.risk), max(1, ppm(size.stop))
     else:
         rules["size_kind"] = ALL_IN
-
-
-def _ppm(fraction: float) -> int:
-    return round(fraction * PPM)

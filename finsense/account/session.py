@@ -7,9 +7,20 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from finsense.account.mask import place_order, write_legal_actions
-from finsense.account.portfolio import ACCOUNT, ACCOUNT_FEATURES, apply_fill, mark, open_account, write_account_features
+from finsense.account.blocking import opens
+from finsense.account.mask import place_order, reason_of, write_legal_actions
+from finsense.account.orders import own_order_reason
+from finsense.account.portfolio import (
+    ACCOUNT,
+    ACCOUNT_FEATURES,
+    apply_fill,
+    apply_stop_fill,
+    open_account,
+    write_account_features,
+)
+from finsense.account.reasons import FREE, REASONS
 from finsense.account.rules import AccountRules
+from finsense.account.watch import mark_bar
 from finsense.market.bars import Bar, session_day
 from finsense.market.calendar import session_date
 from finsense.market.costs import ChargeRules
@@ -31,13 +42,15 @@ class Fill(NamedTuple):
         quantity: signed shares, + bought, - sold.
         price_paise: price of one share.
         order: number of the order that it belongs to, which may fill in parts: brokerage is due once for the whole of
-            it. 0: an order of its own.
+            it. 0: an order of its own. Negative: a protective stop, whose fills are kept apart from the orders'.
+        trade: the broker's name of the execution; empty on paper.
     """
 
     time_ns: int
     quantity: int
     price_paise: int
     order: int = 0
+    trade: str = ""
 
 
 class Order(NamedTuple):
@@ -103,10 +116,30 @@ def write_observation(
 
 
 @njit(cache=True)
-def _settle(
-    accounts: Any, rules: Any, schedules: Any, row: int, day: int, quantity: int, price_paise: int, before_paise: int
+def settle_fill(
+    account: Any,
+    rules: Any,
+    schedule: Any,
+    day: int,
+    quantity: int,
+    price_paise: int,
+    before_paise: int,
+    tick_paise: int,
+    stop: bool,
 ) -> None:
-    apply_fill(accounts[0], rules[0], schedules[row], day, quantity, price_paise, before_paise)
+    """Book a fill of the waiting order, or of the protective stop; arguments as those of `apply_fill`."""
+    if stop:
+        apply_stop_fill(account, rules, schedule, day, quantity, price_paise, before_paise)
+    else:
+        apply_fill(account, rules, schedule, day, quantity, price_paise, before_paise, tick_paise)
+
+
+@njit(cache=True)
+def _settle(accounts: Any, rules: Any, schedules: Any, markets: Any, row: int, fill: Any, stop: bool) -> None:
+    # The step of the bar at whose close the order was decided: that of the fill's own bar is not known yet.
+    tick_paise = markets[0].tick_paise
+    day, quantity, price_paise, before_paise = fill
+    settle_fill(accounts[0], rules[0], schedules[row], day, quantity, price_paise, before_paise, tick_paise, stop)
 
 
 @njit(cache=True)
@@ -120,7 +153,7 @@ def _observe(
     masks: NDArray[np.bool_],
 ) -> None:
     market = markets[0]
-    mark(accounts[0], market.close_paise)
+    mark_bar(accounts[0], rules[0], market)
     write_observation(
         accounts[0],
         rules[0],
@@ -136,9 +169,24 @@ def _observe(
 
 
 @njit(cache=True)
-def _order(accounts: Any, rules: Any, markets: Any, schedules: Any, action: int) -> int:
-    market = markets[0]
-    return place_order(accounts[0], rules[0], market, schedules[market.schedule], action)
+def _order(accounts: Any, rules: Any, markets: Any, schedules: Any, action: int) -> tuple[int, int]:
+    account, rule, market = accounts[0], rules[0], markets[0]
+    quantity = place_order(account, rule, market, schedules[market.schedule], action)
+    return quantity, entry_stop_ppm(account, rule, quantity)
+
+
+@njit(cache=True)
+def entry_stop_ppm(account: Any, rules: Any, quantity: int) -> int:
+    """How far from its fill a stop must rest for an order of the account; 0 for one that only reduces, or for none."""
+    return int(rules.exit_stop_ppm) if rules.exit_stop_ppm > 0 and opens(account, quantity) else 0
+
+
+@njit(cache=True)
+def _reason(accounts: Any, rules: Any, markets: Any, schedules: Any, action: int) -> int:
+    account, rule, market = accounts[0], rules[0], markets[0]
+    if action == rule.hold:
+        return own_order_reason(account, rule, market)
+    return reason_of(account, rule, market, schedules[market.schedule], action)
 
 
 @njit(cache=True)
@@ -197,15 +245,37 @@ class Session:
         Raises:
             CostError: no charge schedule is known for a fill's date.
         """
-        if not fills:
-            _settle(self.account, self._rules, self._schedules, 0, 0, 0, 0, 0)
+        # The order's own fields are cleared even where only its stop filled.
+        if not fills or fills[0].order < 0:
+            self._book(0, (0, 0, 0, 0), stop=False)
         for fill in fills:
             date = session_date(fill.time_ns)
             row, day = self._charges.schedule_index(date), session_day(date)
             before_paise = self._filled_paise.get(fill.order, 0)
-            _settle(self.account, self._rules, self._schedules, row, day, fill.quantity, fill.price_paise, before_paise)
+            self._book(row, (day, fill.quantity, fill.price_paise, before_paise), stop=fill.order < 0)
             if fill.order:
                 self._filled_paise[fill.order] = before_paise + abs(fill.quantity) * fill.price_paise
+
+    def _book(self, row: int, fill: tuple[int, int, int, int], *, stop: bool) -> None:
+        _settle(self.account, self._rules, self._schedules, self._clock.record, row, fill, stop)
+
+    @property
+    def market(self) -> NDArray[Any]:
+        """The account's view of the last bar, (1,) of dtype MARKET; read it, never write it."""
+        return self._clock.record
+
+    @property
+    def stop_paise(self) -> int:
+        """Trigger of the protective stop that must rest at the exchange now, paise; 0 for none."""
+        return abs(int(self.account["stop_paise"][0]))
+
+    def reason(self, action: int) -> str:
+        """Why an action is masked since the last observation, in the words of REASONS; empty where it is legal.
+
+        For holding: why the account closes its position by itself.
+        """
+        code = _reason(self.account, self._rules, self._clock.record, self._schedules, action)
+        return "" if code == FREE else REASONS[code]
 
     def observe(self, bar: Bar) -> Observation | None:
         """Mark the account at the bar's close and see; None while the session lacks its warm-up.
@@ -239,5 +309,5 @@ class Session:
         if not 0 <= action < self.action_count or not self._mask[0, action]:
             legal = np.flatnonzero(self._mask[0]).tolist()
             raise IllegalAction(f"action {action} is not legal at this bar; legal actions: {legal}")
-        quantity = _order(self.account, self._rules, self._clock.record, self._schedules, action)
-        return Order(self._time_ns, int(quantity)) if quantity else None
+        quantity, stop_ppm = _order(self.account, self._rules, self._clock.record, self._schedules, action)
+        return Order(self._time_ns, int(quantity), int(stop_ppm)) if quantity else None

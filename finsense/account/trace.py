@@ -23,7 +23,9 @@ class Trace:
         masks: (n, A) bool.
         actions: (n,) int64.
         orders: (n,) int64, signed shares ordered.
-        fills: (n, 3) int64: signed shares, price in paise, charges in paise; zeros where nothing filled.
+        fills: (n, 3) int64, of the order at the bar's open: signed shares, price in paise, charges in paise; zeros
+            where nothing filled.
+        stop_fills: (n, 3) int64, the same of the protective stop, which fills inside the bar and after the order.
         equity_paise: (n,) int64.
         position: (n,) int64, shares.
     """
@@ -35,8 +37,15 @@ class Trace:
     actions: NDArray[np.int64]
     orders: NDArray[np.int64]
     fills: NDArray[np.int64]
+    stop_fills: NDArray[np.int64]
     equity_paise: NDArray[np.int64]
     position: NDArray[np.int64]
+
+    def all_fills(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """What filled, in order: the bar of each fill, (m,) int64, and its shares, price and charges, (m, 3) int64."""
+        both = np.stack([self.fills, self.stop_fills], axis=1)
+        bars, places = np.nonzero(both[:, :, 0])
+        return bars, both[bars, places]
 
     def hashes(self) -> dict[str, str]:
         """SHA-256 (hex) of each of HASHED, little-endian."""
@@ -53,8 +62,17 @@ class Trace:
         return digest.hexdigest()
 
     def _hashed(self, decisions: int) -> list[NDArray[Any]]:
-        """The arrays of HASHED, with the masks and actions of the first so many bars."""
-        return [self.states, self.masks[:decisions], self.actions[:decisions], self.fills, self.equity_paise]
+        """The arrays of HASHED, with the masks and actions of the first so many bars.
+
+        Fills of the stop count as fills; where it never filled they add nothing, so that such a trace keeps its hash.
+        """
+        fills = np.concatenate([self.fills, self.stop_fills], axis=1) if self.stop_fills.any() else self.fills
+        return [self.states, self.masks[:decisions], self.actions[:decisions], fills, self.equity_paise]
+
+
+def _columns(books: NDArray[Any], *names: str) -> NDArray[np.int64]:
+    columns: NDArray[np.int64] = np.stack([books[name] for name in names], axis=1)
+    return columns
 
 
 def _sha256(array: NDArray[Any]) -> str:
@@ -104,9 +122,8 @@ class Recorder:
             masks=np.concatenate([seen.mask for seen in self._seen]),
             actions=decisions[:, 1],
             orders=decisions[:, 2],
-            fills=np.stack(
-                [books[name] for name in ("fill_quantity", "fill_price_paise", "fill_charges_paise")], axis=1
-            ),
+            fills=_columns(books, "fill_quantity", "fill_price_paise", "fill_charges_paise"),
+            stop_fills=_columns(books, "stop_fill_quantity", "stop_fill_price_paise", "stop_fill_charges_paise"),
             equity_paise=books["equity_paise"].copy(),
             position=books["position"].copy(),
         )

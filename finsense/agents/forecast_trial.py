@@ -20,8 +20,6 @@ from finsense.model.manifest import Manifest
 from finsense.model.onnx_policy import OnnxPolicy
 
 Dates = tuple[dt.date | None, dt.date | None]
-# Spans whose data the policy was made of: its weights, and then its choice and calibration.
-_SEEN = ("train", "validation", "inherited")
 
 
 class TrialError(ValueError):
@@ -64,17 +62,8 @@ class Trial:
 
 
 def seen_spans(manifest: Manifest, bars: Bars, first: dt.date | None, last: dt.date | None) -> tuple[str, ...]:
-    """Names of the spans that a policy was made of and that share a day with a span of the bars (both ends included).
-
-    The dates decide, whatever the symbol: on one day all stocks move together.
-    """
-    begin, end = first or bars.first_date, last or bars.last_date
-    spans = {name: span for name, span in manifest.provenance.spans.items() if name in _SEEN}
-    return tuple(
-        name
-        for name, (start, stop) in spans.items()
-        if dt.date.fromisoformat(start) <= end and begin <= dt.date.fromisoformat(stop)
-    )
+    """Names of the spans that a policy was made of and that share a day with a span of the bars, both ends included."""
+    return manifest.provenance.seen_between(first or bars.first_date, last or bars.last_date)
 
 
 def label_of(manifest: Manifest, horizon: int | None) -> Label:

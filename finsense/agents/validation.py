@@ -185,10 +185,11 @@ class _Recorder:
 
     def mark(self, account: np.void) -> None:
         """Take the books at the close of the next bar."""
-        quantity = int(account["fill_quantity"])
-        if quantity:
-            price, charges = int(account["fill_price_paise"]), int(account["fill_charges_paise"])
-            self._fills.append((len(self._equity), quantity, price, charges))
+        for kind in ("fill", "stop_fill"):
+            quantity = int(account[f"{kind}_quantity"])
+            if quantity:
+                price, charges = int(account[f"{kind}_price_paise"]), int(account[f"{kind}_charges_paise"])
+                self._fills.append((len(self._equity), quantity, price, charges))
         self._equity.append(int(account["equity_paise"]))
         self._position.append(int(account["position"]))
 

@@ -43,6 +43,7 @@ def backtest(
     setting = setting_of(loaded)
     bars = bars_for(loaded, data, symbol, timezone)
     span = as_date(first), as_date(last)
+    seen = loaded.manifest.provenance.seen_between(span[0] or bars.first_date, span[1] or bars.last_date)
     judged = run_backtest(loaded.manifest.name, loaded.policy, bars, setting, *span)
     others = run_baselines(bars, setting, *span) if baselines else []
     if report is not None:
@@ -56,7 +57,7 @@ def backtest(
             config=loaded.config,
         )
     if as_json:
-        document: dict[str, Any] = judged.summary()
+        document: dict[str, Any] = {**judged.summary(), "in_sample": list(seen)}
         if baselines:
             document["baselines"] = {one.name: one.summary() for one in others}
         if report is not None:
@@ -67,5 +68,7 @@ def backtest(
         return
     console = Console()
     show_reports(console, [judged, *others])
+    if seen:
+        console.print(f"IN SAMPLE: the policy was made of days of this span ({' and '.join(seen)}); it proves nothing.")
     if report is not None:
         console.print(f"report: {report}")

@@ -6,14 +6,23 @@ from typing import Any, NoReturn
 
 import typer
 
+from finsense.account.ranking import CapitalError
 from finsense.account.session import IllegalAction
+from finsense.account.sizing import SizingError
 from finsense.agents.labels import LabelError
 from finsense.agents.splits import SplitError
 from finsense.config import ConfigError
+from finsense.config.live import LiveSetupError
 from finsense.evaluation.oracle import OracleError
 from finsense.evaluation.walkforward import FoldError
-from finsense.live.journal import JournalError
-from finsense.live.loop import BooksDiffer
+from finsense.live.account_lock import AccountBusy
+from finsense.live.arming import NotArmed
+from finsense.live.brokers.errors import BooksDiffer, BrokerError, HaltTrading
+from finsense.live.feeds.yahoo_patience import FeedSilent, HistoryOutdated
+from finsense.live.journal_format import JournalError
+from finsense.live.kill_switch import KillSwitchError
+from finsense.live.redaction import scrub
+from finsense.live.secret_store import SecretError
 from finsense.market.bars import BarsError
 from finsense.market.calendar import CalendarError
 from finsense.market.costs import CostError
@@ -27,7 +36,7 @@ from finsense.state.cache import CacheError
 from finsense.state.extension import ExtensionError
 from finsense.state.scaler import ScalerError
 
-RUNTIME, USAGE, CONFIG, DATA, GATE, HALT, INTERRUPTED = 1, 2, 3, 4, 5, 8, 130
+RUNTIME, USAGE, CONFIG, DATA, GATE, PREFLIGHT, BROKER, HALT, INTERRUPTED = 1, 2, 3, 4, 5, 6, 7, 8, 130
 
 _KINDS: dict[type[Exception], tuple[str, int]] = {
     BarsError: ("data", DATA),
@@ -48,6 +57,17 @@ _KINDS: dict[type[Exception], tuple[str, int]] = {
     BundleError: ("bundle", GATE),
     JournalError: ("journal", RUNTIME),
     BooksDiffer: ("books", HALT),
+    HaltTrading: ("halted", HALT),
+    BrokerError: ("broker", BROKER),
+    SecretError: ("secrets", BROKER),
+    LiveSetupError: ("setup", CONFIG),
+    AccountBusy: ("account", RUNTIME),
+    NotArmed: ("arm", PREFLIGHT),
+    KillSwitchError: ("kill", HALT),
+    FeedSilent: ("feed", HALT),
+    HistoryOutdated: ("feed", HALT),
+    CapitalError: ("capital", DATA),
+    SizingError: ("capital", DATA),
     IllegalAction: ("policy", RUNTIME),
     OnnxPolicyError: ("policy", RUNTIME),
     OSError: ("system", RUNTIME),
@@ -56,7 +76,7 @@ _KINDS: dict[type[Exception], tuple[str, int]] = {
 
 def refuse(area: str, message: str, exit_code: int) -> NoReturn:
     """Say on stderr what is wrong and leave with the exit code."""
-    typer.echo(f"error[{area}]: {message}", err=True)
+    typer.echo(scrub(f"error[{area}]: {message}"), err=True)
     raise typer.Exit(exit_code)
 
 

@@ -20,13 +20,14 @@ _TRAINING = (
 )
 
 
-_KITE = ("kiteconnect", "requests", "websockets", "aiohttp", "cryptography")
+_DATA = ("yfinance", "curl_cffi", "requests")
+_KITE = ("kiteconnect", "requests", "websockets", "aiohttp", "cryptography", "keyring")
 
 
 def _missing(error: ModuleNotFoundError, what: str) -> None:
     """Refuse with the command that installs the extra; a missing module of our own is a fault and is raised."""
     name = (error.name or "").split(".")[0]
-    for extra, modules in (("train", _TRAINING), ("kite", _KITE)):
+    for extra, modules in (("train", _TRAINING), ("data", _DATA), ("kite", _KITE)):
         if name in modules:
             refuse("extras", f"{what} needs `{error.name}`: pip install 'finsense[{extra}]'", USAGE)
     raise error
@@ -57,4 +58,13 @@ def rehearsal(module: str) -> ModuleType:
         return import_module(f"finsense.live.rehearsal.{module}")
     except ModuleNotFoundError as error:
         _missing(error, "a rehearsal")
+        raise
+
+
+def live(module: str) -> ModuleType:
+    """A module of `finsense.live` that talks to a vendor, of the extra [kite] or [data]."""
+    try:
+        return import_module(f"finsense.live.{module}")
+    except ModuleNotFoundError as error:
+        _missing(error, "this feed or broker")
         raise

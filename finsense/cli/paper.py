@@ -1,27 +1,27 @@
-"""`finsense paper`: run a bundle over replayed bars with the paper broker and a journal."""
+"""`finsense paper`: trade on paper, over live or replayed bars, with a journal."""
 
+import datetime as dt
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from finsense.account.exchange import SimulatedExchange
-from finsense.account.session import Session
 from finsense.account.trace import Trace
 from finsense.cli.errors import HALT, INTERRUPTED, USAGE, refuse
-from finsense.cli.options import AsJson, FromDate, SymbolName, ToDate, Zone, as_date, bars_for, print_json, setting_of
+from finsense.cli.live import run_setup
+from finsense.cli.options import AsJson, FromDate, ToDate, Zone, as_date, bars_for, print_json, setting_of
 from finsense.cli.tables import show_reports
-from finsense.evaluation.backtest import judge
-from finsense.live.brokers.paper import PaperBroker
-from finsense.live.feeds.replay import ReplayFeed
-from finsense.live.journal import Journal, identity_text
-from finsense.live.loop import LiveLoop
+from finsense.config.live import ReplayFeed as RecordedFeed
+from finsense.config.live import load_live
+from finsense.evaluation.backtest import Setting, judge
+from finsense.live.account_lock import AccountLock
+from finsense.live.paper_session import trade_on_paper
 from finsense.market.bars import Bars, ist_text
-from finsense.market.instruments import instrument
 from finsense.model.bundle import Bundle, load_bundle
 from finsense.state.span import split_history
 
@@ -49,7 +49,7 @@ class _Interrupt:
 def paper_trade(
     bundle: Bundle, history: Bars, trading: Bars, journal_path: Path, speed: float | None = None
 ) -> tuple[Trace, int, bool]:
-    """Trade the bars on paper; what the journal has already is recovered, not traded again.
+    """Trade the bars of one symbol on paper; what the journal has already is recovered, not traded again.
 
     Returns:
         The trace of all bars, how many of them were recovered, and whether Ctrl-C stopped the run.
@@ -58,37 +58,32 @@ def paper_trade(
         JournalError: the journal belongs to another session or does not replay.
         BooksDiffer: the broker's books are not the session's.
     """
-    setting = setting_of(bundle)
-    stock = instrument(trading.symbol, derivatives=trading.derivatives)
-    session = Session(stock, trading.interval, setting.state, setting.account, setting.costs)
-    exchange = SimulatedExchange(stock, trading.interval, setting.account, setting.costs)
-    identity = identity_text(
-        mode="paper",
-        bundle=bundle.identity,
-        symbol=trading.symbol,
-        interval=trading.interval,
-        derivatives=trading.derivatives,
-        first_bar=ist_text(int(trading.time_ns[0])),
-        history=history.data_hash,
-    )
     interrupt = _Interrupt()
-    with Journal(journal_path, identity) as journal:
-        for bar in journal.begin(list(history)):
-            session.warm(bar)
-            exchange.warm(bar)
-        loop = LiveLoop(session, bundle.policy, PaperBroker(exchange), journal)
-        recovered = loop.recover()
-        with interrupt.watched():
-            loop.run(ReplayFeed(trading, speed), stop=lambda: interrupt.asked)
-    return loop.recorder.trace(), recovered, interrupt.asked
+    with interrupt.watched():
+        run = trade_on_paper(
+            bundle,
+            setting_of(bundle),
+            [history],
+            [trading],
+            journal_path,
+            speed=speed,
+            stop=lambda: interrupt.asked,
+        )
+    return run.traces[trading.symbol], run.recovered, interrupt.asked
 
 
 def paper(
-    bundle: Annotated[Path, typer.Option("--bundle", metavar="B", help="Folder of an exported policy.")],
+    setup: Annotated[
+        Path | None,
+        typer.Argument(metavar="[SETUP]", exists=True, dir_okay=False, help="A live setup (YAML): its feed, on paper."),
+    ] = None,
+    bundle: Annotated[Path | None, typer.Option("--bundle", metavar="B", help="Folder of an exported policy.")] = None,
     replay: Annotated[
-        Path, typer.Option("--replay", metavar="FILE", exists=True, dir_okay=False, help="Bars to replay.")
-    ],
-    symbol: SymbolName,
+        Path | None, typer.Option("--replay", metavar="FILE", exists=True, dir_okay=False, help="Bars to replay.")
+    ] = None,
+    symbol: Annotated[
+        str, typer.Option("--symbol", metavar="S", help="Which symbol of the file; several with commas, one account.")
+    ] = "",
     first: FromDate = None,
     last: ToDate = None,
     journal: Annotated[
@@ -98,29 +93,75 @@ def paper(
     timezone: Zone = None,
     as_json: AsJson = False,
 ) -> None:
-    """Run a bundle over replayed bars with the paper broker; kill it at any time and start it again."""
-    pace = _speed(speed)
+    """Trade on paper, over the live feed of a setup or over replayed bars; kill it at any time and start it again."""
+    if setup is not None:
+        if bundle is not None or replay is not None or symbol:
+            refuse("usage", f"{setup} names bundle, feed and symbols itself; leave the other options out", USAGE)
+        _paper_setup(setup, as_json)
+        return
+    if bundle is None or replay is None or not symbol:
+        refuse("usage", "expected a SETUP, or --bundle, --replay and --symbol", USAGE)
     loaded = load_bundle(bundle)
     setting = setting_of(loaded)
-    bars = bars_for(loaded, replay, symbol, timezone)
-    history, trading = split_history(bars, setting.state, as_date(first), as_date(last))
-    path = journal or Path(f"paper_{loaded.manifest.name}_{symbol}_{loaded.identity[:8]}.db")
-    trace, recovered, stopped = paper_trade(loaded, history, trading, path, pace)
-    judged = judge(loaded.manifest.name, symbol, trace, setting)
-    complete = len(trace.time_ns) == len(trading)
+    span = as_date(first), as_date(last)
+    markets = [bars_for(loaded, replay, name, timezone) for name in _names(symbol)]
+    path = journal or Path(f"paper_{loaded.manifest.name}_{'_'.join(_names(symbol))}_{loaded.identity[:8]}.db")
+    _replay(loaded, setting, markets, span, path, _speed(speed), as_json)
+
+
+def _paper_setup(path: Path, as_json: bool) -> None:
+    """Run a setup on paper: over its live feed, or over the recorded bars that it names."""
+    setup = load_live(path)
+    loaded = load_bundle(setup.bundle)
+    if not isinstance(setup.feed, RecordedFeed):
+        run_setup(setup, loaded, "paper", as_json=as_json)
+        return
+    feed = setup.feed
+    markets = [bars_for(loaded, feed.path, name, feed.timezone) for name in setup.ordered_symbols]
+    setting = replace(setting_of(loaded), account=setup.account_rules(loaded.manifest.account))
+    with AccountLock(setup.home, "paper", setup.resolved()):
+        _replay(loaded, setting, markets, (feed.first, feed.last), setup.journal("paper"), feed.speed, as_json)
+
+
+def _replay(
+    bundle: Bundle,
+    setting: Setting,
+    markets: list[Bars],
+    span: tuple[dt.date | None, dt.date | None],
+    journal: Path,
+    pace: float | None,
+    as_json: bool,
+) -> None:
+    parts = [split_history(bars, setting.state, *span) for bars in markets]
+    histories, trading = [history for history, _ in parts], [bars for _, bars in parts]
+    interrupt = _Interrupt()
+    with interrupt.watched():
+        run = trade_on_paper(bundle, setting, histories, trading, journal, speed=pace, stop=lambda: interrupt.asked)
+    judged = [judge(bundle.manifest.name, symbol, trace, setting) for symbol, trace in run.traces.items()]
+    first, last = min(bars.first_date for bars in trading), max(bars.last_date for bars in trading)
+    seen = bundle.manifest.provenance.seen_between(first, last)
+    facts = {"recovered": run.recovered, "complete": run.complete, "journal": str(journal), "in_sample": list(seen)}
     if as_json:
-        print_json({**judged.summary(), "recovered": recovered, "complete": complete, "journal": str(path)})
+        one = judged[0].summary() if len(judged) == 1 else {"symbols": {each.symbol: each.summary() for each in judged}}
+        print_json({**one, **facts})
     else:
         console = Console()
-        show_reports(console, [judged])
-        console.print(f"{recovered} bars were recovered from the journal {path}")
-    last_bar = ist_text(int(trace.time_ns[-1]))
-    if stopped:
+        for each in judged:
+            show_reports(console, [each])
+        console.print(f"{run.recovered} bars were recovered from the journal {journal}")
+        if seen:
+            console.print(f"IN SAMPLE: the policy was made of days of this span ({' and '.join(seen)}).")
+    last_bar = ist_text(max(int(each.trace.time_ns[-1]) for each in judged))
+    if interrupt.asked:
         refuse("interrupted", f"stopped after {last_bar}; start again to go on", INTERRUPTED)
-    if not complete:
+    if not run.complete:
         refuse(
             "halted", f"the account was ruined at {last_bar}: trading stopped there and no order was sent since", HALT
         )
+
+
+def _names(text: str) -> list[str]:
+    return sorted(name.strip() for name in text.split(",") if name.strip())
 
 
 def _speed(text: str) -> float | None:

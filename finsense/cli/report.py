@@ -26,7 +26,7 @@ def save_report(
 ) -> Path:
     """Write the report of a judged policy beside its baselines; returns the path."""
     trace = report.trace
-    filled = np.flatnonzero(trace.fills[:, 0])
+    filled, fills = trace.all_fills()
     names = setting.account.action_names
     counts = np.bincount(trace.actions, minlength=len(names))
     return write_report(
@@ -45,8 +45,8 @@ def save_report(
             bundle_id=bundle_id,
             close_paise=trace.close_paise,
             fill_bar=filled,
-            fill_quantity=trace.fills[filled, 0],
-            fill_price_paise=trace.fills[filled, 1],
+            fill_quantity=fills[:, 0],
+            fill_price_paise=fills[:, 1],
             trades=report.trades,
             charge_lines=charge_totals(trace, setting),
             actions={name: int(count) for name, count in zip(names, counts, strict=True)},

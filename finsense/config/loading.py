@@ -89,6 +89,16 @@ def read_experiment(path: str | os.PathLike[str], overrides: Sequence[str] = ())
     return LoadedExperiment(validate(document, Experiment), document)
 
 
+def load(path: str | os.PathLike[str], overrides: Sequence[str], model: type[Model]) -> Model:
+    """The model that a YAML file and overrides describe; paths as in `load_experiment`.
+
+    Raises:
+        ConfigError: Something is wrong with it; lists everything that is.
+        OSError: The file cannot be read.
+    """
+    return validate(read_document(path, overrides, _schema(model).discriminators), model)
+
+
 def experiment_schema() -> JsonSchema:
     """JSON Schema of an experiment file, for editors."""
     schema = Experiment.model_json_schema()

@@ -6,10 +6,11 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from finsense.account.exchange import fill_bar
 from finsense.account.mask import place_order, write_legal_actions
-from finsense.account.orders import fill_of
-from finsense.account.portfolio import apply_fill, mark, open_account
+from finsense.account.portfolio import open_account
 from finsense.account.session import write_observation
+from finsense.account.watch import mark_bar
 from finsense.envs.rewards import EQUITY_AFTER, EQUITY_BEFORE, PEAK_AFTER, PEAK_BEFORE, REWARD_INPUTS
 from finsense.state.foreign import borrow, call_kernel, prefetch
 
@@ -79,7 +80,7 @@ def _restart(
     for cell in range(memory.shape[1]):
         memory[index, cell] = 0.0
     open_account(account, rules)
-    mark(account, markets[env.bar].close_paise)
+    mark_bar(account, rules, markets[env.bar])
 
 
 @njit(cache=True)
@@ -121,14 +122,12 @@ def refresh_masks(world: Any, envs: Any, accounts: Any, masks: NDArray[np.bool_]
 def _trade(
     account: Any, rules: Any, decided: Any, filled: Any, schedules: Any, action: int, inputs: NDArray[np.float64]
 ) -> None:
-    """Order at the close of the bar `decided`, fill at the open of the next one, `filled`, and mark at its close."""
+    """Order at the close of the bar `decided`, fill in the next one, `filled`, and mark at its close."""
     place_order(account, rules, decided, schedules[decided.schedule], action)
     inputs[EQUITY_BEFORE] = account.equity_paise
     inputs[PEAK_BEFORE] = account.peak_paise
-    schedule = schedules[filled.schedule]
-    quantity, price_paise = fill_of(account, rules, filled, schedule)
-    apply_fill(account, rules, schedule, filled.day, quantity, price_paise)
-    mark(account, filled.close_paise)
+    fill_bar(account, rules, filled, schedules[filled.schedule], decided.tick_paise)
+    mark_bar(account, rules, filled)
     inputs[EQUITY_AFTER] = account.equity_paise
     inputs[PEAK_AFTER] = account.peak_paise
 

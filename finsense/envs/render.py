@@ -29,7 +29,7 @@ class EpisodeRecord:
         self.closes.append(int(core.tape.markets["close_paise"][bar]) / 100)
         self.equity.append(int(account["equity_paise"]) / 100)
         self.positions.append(int(account["position"]))
-        self.fills.append(int(account["fill_quantity"]))
+        self.fills.append(int(account["fill_quantity"] + account["stop_fill_quantity"]))
 
 
 def status_line(record: EpisodeRecord) -> str:

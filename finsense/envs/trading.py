@@ -13,7 +13,8 @@ from finsense.envs.render import EpisodeRecord, draw_episode, status_line
 from finsense.envs.tape import Tape
 
 # The fields of the account that every `info` carries, as whole numbers.
-_INFO = ("equity_paise", "position", "fill_quantity", "fill_price_paise", "fill_charges_paise")
+_FILL = ("quantity", "price_paise", "charges_paise")
+_INFO = ("equity_paise", "position", *(f"{kind}_{part}" for kind in ("fill", "stop_fill") for part in _FILL))
 
 
 class TradingEnv(gym.Env[NDArray[np.float32], np.int64]):

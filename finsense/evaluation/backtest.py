@@ -113,8 +113,7 @@ def backtest(
 
 def judge(name: str, symbol: str, trace: Trace, setting: Setting) -> Report:
     """The report of a trace, wherever it was recorded."""
-    filled = np.flatnonzero(trace.fills[:, 0])
-    fills = trace.fills[filled]
+    filled, fills = trace.all_fills()
     books = {
         "time_ns": trace.time_ns,
         "close_paise": trace.close_paise,
@@ -145,8 +144,8 @@ def charge_totals(trace: Trace, setting: Setting) -> dict[str, int]:
     intraday = setting.account.product == "intraday"
     schedules = setting.costs.schedules()
     totals = dict.fromkeys((*LINES, "dp"), 0)
-    for row in np.flatnonzero(trace.fills[:, 0]):
-        quantity, price_paise, charges_paise = (int(value) for value in trace.fills[row])
+    for row, fill in zip(*trace.all_fills(), strict=True):
+        quantity, price_paise, charges_paise = (int(value) for value in fill)
         schedule = schedules[setting.costs.schedule_index(session_date(int(trace.time_ns[row])))]
         lines = charge_lines(schedule, intraday, quantity, price_paise)
         for line, paise in zip(LINES, lines, strict=True):

@@ -59,6 +59,23 @@ def wrong_fills(market: Market, driver: str, bars: Bars, trace: Trace) -> Iterat
         bar = int(np.searchsorted(market.bars.time_ns, trace.time_ns[row]))
         yield market.leak(FILLS, "fill", "price_paise", bar, f"{driver}: {problem}")
         return
+    yield from _wrong_stop_fills(market, driver, bars, trace, slippage_ppm)
+
+
+def _wrong_stop_fills(market: Market, driver: str, bars: Bars, trace: Trace, slippage_ppm: int) -> Iterator[Leak]:
+    """The first fill of a protective stop at a price that its bar never had, slippage apart."""
+    places = np.searchsorted(bars.time_ns, trace.time_ns)
+    for row in np.flatnonzero(trace.stop_fills[:, 0]).tolist():
+        quantity, price_paise = int(trace.stop_fills[row, 0]), int(trace.stop_fills[row, 1])
+        low, high = (_slipped(float(side[int(places[row])]), quantity, slippage_ppm) for side in (bars.low, bars.high))
+        if not low <= price_paise <= high:
+            bar = int(np.searchsorted(market.bars.time_ns, trace.time_ns[row]))
+            problem = (
+                f"a stop of {quantity:+d} shares fills at {price_paise / 100:.2f}, expected {low / 100:.2f} to "
+                f"{high / 100:.2f}, what its bar had"
+            )
+            yield market.leak(FILLS, "stop fill", "price_paise", bar, f"{driver}: {problem}")
+            return
 
 
 def _slipped(price: float, quantity: int, slippage_ppm: int) -> int:

@@ -96,12 +96,13 @@ def _differences(
     spec = market.setting.state
     states = [column_of(cell, spec) for cell in range(expected.states.shape[1])]
     masks = [("mask", action) for action in market.setting.account.action_names]
-    fills = [("fill", part) for part in _FILL_PARTS]
+    fills, stops = ([(kind, part) for part in _FILL_PARTS] for kind in ("fill", "stop fill"))
     # Name of each column, array of the one, array of the other, rows compared.
     parts: list[tuple[list[tuple[str, str]], NDArray[Any], NDArray[Any], int]] = [
         (states, expected.states, found.states, rows),
         (masks, expected.masks, found.masks, decisions),
         (fills, expected.fills, found.fills, rows),
+        (stops, expected.stop_fills, found.stop_fills, rows),
         ([("equity", "equity_paise")], expected.equity_paise[:, None], found.equity_paise[:, None], rows),
         ([("position", "shares")], expected.position[:, None], found.position[:, None], rows),
     ]

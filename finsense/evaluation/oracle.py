@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from finsense.account.exits import Exits
 from finsense.account.rules import PPM, AccountRules, AllInSize, OrderActions
 from finsense.market.bars import INTERVAL_NS
 from finsense.market.calendar import MINUTE_NS
@@ -138,6 +139,8 @@ def solve(market: SimulatedMarket, rules: AccountRules, costs: ChargeRules) -> S
         OracleError: orders of another size than all_in, or a delivery account on a market with gaps over night.
         CostError: no charge schedule is known for the market's last day.
     """
+    if rules.limits.on or rules.exits != Exits():
+        raise OracleError("the oracle knows neither limits nor exits: leave account.limits and account.exits out")
     if isinstance(rules.actions, OrderActions) and not isinstance(rules.actions.size, AllInSize):
         kind = rules.actions.size.kind
         raise OracleError(f"the oracle knows targets and orders of size all_in, found size {kind}: choose one of them")

@@ -1,78 +1,45 @@
-"""The journal: every bar, fill, decision and intent of a session, append-only, on disk before an order leaves."""
+"""The journal: every bar, fill, decision, order and event of a session, append-only, on disk before an order leaves."""
 
+import fcntl
 import json
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Self
-
-import numpy as np
+from typing import Any, Self
 
 from finsense.account.session import Fill, Observation, Order
+from finsense.live.journal_format import (
+    EVENT,
+    FORMAT,
+    HISTORY,
+    INSERT,
+    MOMENT,
+    Event,
+    JournalError,
+    MomentRecord,
+    Parts,
+    Row,
+    bar_values,
+    first_hash,
+    next_hash,
+    schema,
+)
+from finsense.live.journal_format import identity_text as identity_text
+from finsense.live.journal_reader import check_format, read_events, read_history, read_moments, verify
 from finsense.market.bars import Bar
+from finsense.market.moments import Moment
 from finsense.model.policy import Decision
-
-FORMAT = 3
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS history (
-    time_ns INTEGER PRIMARY KEY, open REAL, high REAL, low REAL, close REAL, volume INTEGER, extra BLOB NOT NULL
-);
-CREATE TABLE IF NOT EXISTS bars (
-    time_ns INTEGER PRIMARY KEY, open REAL, high REAL, low REAL, close REAL, volume INTEGER, extra BLOB NOT NULL,
-    fill_quantity INTEGER NOT NULL, fill_price_paise INTEGER NOT NULL,
-    state BLOB NOT NULL, mask BLOB NOT NULL, action INTEGER NOT NULL, probabilities BLOB NOT NULL,
-    votes BLOB NOT NULL, order_quantity INTEGER NOT NULL,
-    cash_paise INTEGER NOT NULL, position INTEGER NOT NULL, equity_paise INTEGER NOT NULL
-);
-CREATE TRIGGER IF NOT EXISTS bars_never_change BEFORE UPDATE ON bars
-BEGIN SELECT RAISE(ABORT, 'the journal is append-only'); END;
-CREATE TRIGGER IF NOT EXISTS bars_never_go BEFORE DELETE ON bars
-BEGIN SELECT RAISE(ABORT, 'the journal is append-only'); END;
-"""
-_INSERT = f"INSERT INTO bars VALUES ({', '.join('?' * 18)})"
-
-
-class JournalError(ValueError):
-    """A journal that belongs to another session, or that does not replay."""
-
-
-class Record(NamedTuple):
-    """One journalled bar.
-
-    Attributes:
-        bar: the bar.
-        fill: what filled at its open, or None.
-        state: the (F,) float32 state, as bytes.
-        mask: the (A,) bool mask, as bytes.
-        action: the chosen action.
-        probabilities: (A,) float32, as bytes.
-        votes: what each member of an ensemble voted (dtype VOTE), as bytes; empty for a policy that is alone.
-        order_quantity: the intent, signed shares; 0 for none.
-        cash_paise: the session's cash at the bar's close.
-        position: its shares.
-        equity_paise: its equity.
-    """
-
-    bar: Bar
-    fill: Fill | None
-    state: bytes
-    mask: bytes
-    action: int
-    probabilities: bytes
-    votes: bytes
-    order_quantity: int
-    cash_paise: int
-    position: int
-    equity_paise: int
 
 
 class Journal:
-    """An SQLite file in WAL mode, opened by one session at a time.
+    """An SQLite file in WAL mode with one writer; others may read it meanwhile (`JournalReader`).
+
+    Its records (the history, each moment, each event) form a chain: the hash of a record covers all that it says and
+    the hash of the one before, beginning with the session's identity.
 
     Args:
         path: the file; it is made when it does not exist.
-        identity: what must be the same for the session to go on: bundle, symbol, interval, first bar and so on.
+        identity: what must be the same for the session to go on: bundle, symbols, interval, first bar and so on.
 
     Raises:
         JournalError: the file is no journal, was written by another version, belongs to another session, or is in use.
@@ -81,19 +48,59 @@ class Journal:
     def __init__(self, path: Path, identity: dict[str, str]) -> None:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
+        # One writer: a second loop on the same journal is refused at once, not after the first order.
+        self._lock = path.with_name(f"{path.name}.lock").open("a")
         try:
-            self._database = sqlite3.connect(path, timeout=0.2, isolation_level=None)
-            # One writer: a second loop on the same journal is refused at once, not after the first order.
-            self._database.execute("PRAGMA locking_mode = EXCLUSIVE")
-            self._database.execute("PRAGMA journal_mode = WAL")
-            self._database.execute("PRAGMA synchronous = FULL")
-            self._synchronous = True
-            self._database.executescript(_SCHEMA)
-            self._identify({"format": str(FORMAT), **identity})
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._lock.close()
+            raise JournalError(f"{path} is in use: another session is running on it") from None
+        try:
+            self._database = sqlite3.connect(path, timeout=5.0, isolation_level=None)
+            self._open(identity)
         except sqlite3.OperationalError as error:
-            raise JournalError(f"{path} cannot be opened ({error}); is another session running on it?") from error
+            self._lock.close()
+            raise JournalError(f"{path} cannot be opened: {error}") from error
         except sqlite3.DatabaseError as error:
+            self._lock.close()
             raise JournalError(f"{path} is not a journal ({error}); choose another file") from error
+        except JournalError:
+            self.close()
+            raise
+
+    def _open(self, identity: dict[str, str]) -> None:
+        identity = {"format": str(FORMAT), **identity}
+        (tables,) = self._database.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        if not tables:
+            self._database.execute("PRAGMA journal_mode = WAL")
+        self._database.execute("PRAGMA synchronous = FULL")
+        if not tables:
+            # Whole or not at all: a process that dies here leaves an empty file, which is begun again.
+            self._database.execute("BEGIN IMMEDIATE")
+            for statement in schema():
+                self._database.execute(statement)
+            self._database.executemany("INSERT INTO meta VALUES (?, ?)", identity.items())
+            self._database.execute("COMMIT")
+        self._synchronous = True
+        found = dict(self._database.execute("SELECT key, value FROM meta"))
+        if found != identity:
+            self._refuse(found, identity)
+        last = self._database.execute("SELECT seq, hash FROM links ORDER BY seq DESC LIMIT 1").fetchone()
+        self._seq: int = 0 if last is None else last[0] + 1
+        self._hash: bytes = first_hash(identity) if last is None else last[1]
+
+    def _refuse(self, found: dict[str, str], identity: dict[str, str]) -> None:
+        check_format(self.path, found)
+        differences = [
+            f"  {key}: the journal has {found.get(key)!r}, this session {identity.get(key)!r}"
+            for key in sorted({*found, *identity})
+            if found.get(key) != identity.get(key)
+        ]
+        raise JournalError(
+            f"{self.path} is the journal of another session; nothing was written to it. It differs in\n"
+            + "\n".join(differences)
+            + "\nGive another --journal, or start this session as that one was started"
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -104,116 +111,129 @@ class Journal:
     def close(self) -> None:
         """Release the file; everything was on disk already."""
         self._database.close()
-
-    def _identify(self, identity: dict[str, str]) -> None:
-        found = dict(self._database.execute("SELECT key, value FROM meta"))
-        if not found:
-            with_commit = [("BEGIN", ()), *(("INSERT INTO meta VALUES (?, ?)", pair) for pair in identity.items())]
-            for statement, values in with_commit:
-                self._database.execute(statement, values)
-            self._database.execute("COMMIT")
-        elif found != identity:
-            differences = [
-                f"  {key}: the journal has {found.get(key)!r}, this session {identity.get(key)!r}"
-                for key in sorted({*found, *identity})
-                if found.get(key) != identity.get(key)
-            ]
-            self.close()
-            raise JournalError(
-                f"{self.path} is the journal of another session; nothing was written to it. It differs in\n"
-                + "\n".join(differences)
-                + "\nGive another --journal, or start this session as that one was started"
-            )
+        self._lock.close()
 
     @property
     def last_time_ns(self) -> int | None:
-        """Start of the last journalled bar, ns UTC; None in a fresh journal."""
-        (last,) = self._database.execute("SELECT max(time_ns) FROM bars").fetchone()
+        """Start of the last journalled moment, ns UTC; None in a fresh journal."""
+        (last,) = self._database.execute("SELECT max(time_ns) FROM moments").fetchone()
         return None if last is None else int(last)
 
-    def begin(self, history: Sequence[Bar]) -> list[Bar]:
+    @property
+    def begun(self) -> bool:
+        """Whether the bars before the first traded one are in it."""
+        return self._database.execute("SELECT 1 FROM links WHERE kind = ?", (HISTORY,)).fetchone() is not None
+
+    def begin(self, history: Mapping[str, Sequence[Bar]]) -> dict[str, list[Bar]]:
         """Keep the bars before the first traded one, once; returns those that were kept first."""
-        kept = [_bar(row) for row in self._database.execute("SELECT * FROM history ORDER BY time_ns")]
-        if kept:
-            return kept
-        self._database.execute("BEGIN")
-        self._database.executemany("INSERT INTO history VALUES (?, ?, ?, ?, ?, ?, ?)", map(_values, history))
-        self._database.execute("COMMIT")
-        return list(history)
+        if self.begun:
+            return read_history(self._database)
+        rows = [(self._seq, symbol, *bar_values(bar)) for symbol in sorted(history) for bar in history[symbol]]
+        self._write(HISTORY, {"history": rows}, durable=True)
+        return {symbol: list(history[symbol]) for symbol in sorted(history)}
 
     def append(
         self,
-        bar: Bar,
-        fills: Sequence[Fill],
-        seen: Observation,
-        decision: Decision,
-        order: Order | None,
-        books: tuple[int, int, int],
+        moment: Moment,
+        fills: Mapping[str, Sequence[Fill]],
+        seen: Mapping[str, Observation],
+        decisions: Mapping[str, Decision],
+        orders: Mapping[str, Order],
+        stops: Mapping[str, int],
+        refused: Mapping[str, str],
+        books: tuple[int, Mapping[str, int], int],
     ) -> None:
-        """Commit one bar; with an order it has reached the disk (fsync) when this returns.
+        """Commit one moment; with an order or a stop it has reached the disk (fsync) when this returns.
 
-        Without an order the record survives a crash of the process, and a power cut may take the bars since the last
+        Without one the record survives a crash of the process, and a power cut may take the moments since the last
         order: they are decided again from the feed, to the same bits.
 
         Args:
-            bar: the bar.
-            fills: at most one.
-            seen: what the policy saw.
-            decision: what it chose.
-            order: the intent.
-            books: cash in paise, shares, equity in paise.
-
-        Raises:
-            JournalError: more than one fill; the journal keeps one a bar.
+            moment: the bars.
+            fills: what was settled before they were seen.
+            seen: what the policies saw; a symbol that lacks its warm-up is absent.
+            decisions: what they chose.
+            orders: the intents.
+            stops: the protective stops that are to rest from here on: symbol -> trigger, paise.
+            refused: symbol -> why its choice or its order does not leave.
+            books: cash in paise, symbol -> shares, equity in paise.
         """
-        if len(fills) > 1:
-            raise JournalError(f"expected at most one fill a bar, found {len(fills)}")
-        if (order is not None) != self._synchronous:
-            self._synchronous = order is not None
-            self._database.execute(f"PRAGMA synchronous = {'FULL' if self._synchronous else 'NORMAL'}")
-        fill = fills[0] if fills else None
-        self._database.execute(
-            _INSERT,
-            (
-                *_values(bar),
-                fill.quantity if fill else 0,
-                fill.price_paise if fill else 0,
-                seen.state.tobytes(),
-                seen.mask.tobytes(),
-                decision.action,
-                decision.probabilities.tobytes(),
-                decision.vote_bytes,
-                order.quantity if order else 0,
-                *books,
-            ),
-        )
+        cash_paise, positions, equity_paise = books
+        parts: Parts = {
+            "moments": [(self._seq, moment.time_ns, cash_paise, equity_paise)],
+            "bars": [
+                (
+                    self._seq,
+                    symbol,
+                    *bar_values(bar),
+                    *_decided(seen.get(symbol), decisions.get(symbol), orders.get(symbol)),
+                    stops.get(symbol, 0),
+                    refused.get(symbol, ""),
+                    positions.get(symbol, 0),
+                )
+                for symbol, bar in moment.bars.items()
+            ],
+            "fills": [
+                (self._seq, place, symbol, *fill)
+                for place, (symbol, fill) in enumerate((one, fill) for one in sorted(fills) for fill in fills[one])
+            ],
+        }
+        self._write(MOMENT, parts, durable=bool(orders or stops))
 
-    def records(self) -> Iterator[Record]:
-        """Every journalled bar in time order."""
-        for row in self._database.execute("SELECT * FROM bars ORDER BY time_ns"):
-            bar = _bar(row[:7])
-            fill = Fill(bar.time_ns, row[7], row[8]) if row[7] else None
-            yield Record(bar, fill, *row[9:])
+    def note(self, tag: str, what: str, body: Mapping[str, Any], time_ns: int) -> None:
+        """Commit an event; it has reached the disk (fsync) when this returns.
+
+        Args:
+            tag: of the order; empty for the session.
+            what: in a word.
+            body: the rest, as JSON values.
+            time_ns: instant, ns UTC.
+        """
+        row = (self._seq, time_ns, tag, what, json.dumps(body, sort_keys=True))
+        self._write(EVENT, {"events": [row]}, durable=True)
+
+    def records(self) -> Iterator[MomentRecord]:
+        """Every journalled moment in time order."""
+        return read_moments(self._database)
+
+    def events(self) -> Iterator[Event]:
+        """Every event in the order of writing."""
+        return read_events(self._database)
+
+    def verify(self) -> int:
+        """As `JournalReader.verify`."""
+        return verify(self.path, self._database, dict(self._database.execute("SELECT key, value FROM meta")))
+
+    def _write(self, kind: str, parts: Parts, *, durable: bool) -> None:
+        if durable != self._synchronous:
+            self._synchronous = durable
+            self._database.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+        hash_ = next_hash(self._hash, kind, parts)
+        execute = self._database.execute
+        execute("BEGIN IMMEDIATE")
+        try:
+            for table, rows in parts.items():
+                for row in rows:
+                    execute(INSERT[table], row)
+            execute(INSERT["links"], (self._seq, kind, hash_))
+            execute("COMMIT")
+        except BaseException:
+            if self._database.in_transaction:
+                execute("ROLLBACK")
+            raise
+        self._seq, self._hash = self._seq + 1, hash_
 
 
-def _values(bar: Bar) -> tuple[float | bytes, ...]:
-    """A bar as the tables keep it: what it knows beyond its prices as little-endian float64."""
-    return *bar[:6], np.array(bar.extra, "<f8").tobytes()
-
-
-def _bar(row: Sequence[Any]) -> Bar:
-    time_ns, open_, high, low, close, volume, extra = row
-    return Bar(time_ns, open_, high, low, close, volume, tuple(np.frombuffer(extra, "<f8").tolist()))
-
-
-def identity_text(**parts: object) -> dict[str, str]:
-    """An identity from named parts, each as canonical JSON text."""
-    return {name: json.dumps(value, sort_keys=True, default=str) for name, value in parts.items()}
-
-
-def observation_of(record: Record) -> Observation:
-    """The observation of a journalled bar."""
-    return Observation(
-        np.frombuffer(record.state, np.float32).reshape(1, -1).copy(),
-        np.frombuffer(record.mask, np.bool_).reshape(1, -1).copy(),
+def _decided(seen: Observation | None, decision: Decision | None, order: Order | None) -> Row:
+    quantity, stop_ppm = (order.quantity, order.stop_ppm) if order else (0, 0)
+    if seen is None or decision is None:
+        return b"", b"", -1, b"", b"", quantity, stop_ppm
+    return (
+        seen.state.tobytes(),
+        seen.mask.tobytes(),
+        decision.action,
+        decision.probabilities.tobytes(),
+        decision.vote_bytes,
+        quantity,
+        stop_ppm,
     )

@@ -1,18 +1,56 @@
 """The live loop: the lines a backtest runs, with a journal between the decision and the order."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
-from finsense.account.session import Fill, Observation, Order, Session
+import numpy as np
+
+from finsense.account.joint import Books, Choice, JointSession
+from finsense.account.session import Fill, Observation, Order
 from finsense.account.trace import Recorder
-from finsense.live.brokers import Broker
+from finsense.live.brokers import Broker, Stopped
+from finsense.live.brokers.errors import BooksDiffer, HaltTrading
 from finsense.live.feeds import Feed
-from finsense.live.journal import Journal, JournalError, Record
-from finsense.market.bars import Bar, ist_text
-from finsense.model.policy import Policy
+from finsense.live.journal import Journal
+from finsense.live.journal_format import BarRecord, JournalError, MomentRecord
+from finsense.market.bars import ist_text
+from finsense.market.moments import Moment
+from finsense.model.policy import Decision, Policy
+
+Fills = Mapping[str, Sequence[Fill]]
+# Hears of every moment that was traded: bars, books, orders, and why some of them did not leave.
+Tell = Callable[[Moment, Books, Mapping[str, Order], Mapping[str, str]], None]
 
 
-class BooksDiffer(RuntimeError):
-    """The broker and the session disagree about cash or position; trading stops."""
+def quiet(moment: Moment, books: Books, orders: Mapping[str, Order], refused: Mapping[str, str]) -> None:
+    """Tell nobody."""
+
+
+class Watch(Protocol):
+    """The last wall: what training cannot know and what must stop an order, or everything."""
+
+    def check(self, orders: Mapping[str, Order], moment: Moment, books: Books) -> Mapping[str, str]:
+        """Which of the orders must not leave: symbol -> reason."""
+        ...
+
+    def look(self) -> None:
+        """Look around between two bars.
+
+        Raises:
+            HaltTrading: trading must stop.
+        """
+        ...
+
+
+class NoWatch:
+    """For a session over recorded bars, where nothing is late and nobody pulls a switch."""
+
+    def check(self, orders: Mapping[str, Order], moment: Moment, books: Books) -> Mapping[str, str]:
+        """All may leave."""
+        return {}
+
+    def look(self) -> None:
+        """Nothing can have happened."""
 
 
 class LiveLoop:
@@ -20,95 +58,187 @@ class LiveLoop:
 
     Args:
         session: warmed with the history before the first traded bar.
-        policy: decides.
+        policy: decides for every symbol; one that learns while it trades learns each apart.
         broker: takes the orders.
         journal: remembers everything.
+        watch: the last wall.
+        tell: see `Tell`.
 
     Attributes:
-        recorder: every traded bar, those recovered from the journal included.
+        recorders: symbol -> every traded bar, those recovered from the journal included.
+        time_ns: start of the last moment, ns UTC; 0 before the first.
+        stopped: what became of the orders when trading was halted; None while it was not, or could not be found out.
     """
 
-    def __init__(self, session: Session, policy: Policy, broker: Broker, journal: Journal) -> None:
+    def __init__(
+        self,
+        session: JointSession,
+        policy: Policy,
+        broker: Broker,
+        journal: Journal,
+        watch: Watch | None = None,
+        tell: Tell = quiet,
+    ) -> None:
         self._session = session
-        self._policy = policy.begin()
+        self._policies = {symbol: policy.begin() for symbol in session.symbols}
         self._broker = broker
         self._journal = journal
-        self.recorder = Recorder()
+        self._watch = watch or NoWatch()
+        self.recorders = {symbol: Recorder() for symbol in session.symbols}
+        self._tell = tell
+        self.time_ns = 0
+        self.stopped: Stopped | None = None
 
     def recover(self) -> int:
-        """Replay the journal into the session and the paper broker; returns the number of bars recovered.
+        """Replay the journal into the session and the broker, and let the broker compare; how many moments there were.
 
         Raises:
             JournalError: the replay does not give what was journalled, to the bit.
+            BooksDiffer: the broker's books are not those of the journal.
         """
+        count = 0
         for record in self._journal.records():
-            fills = list(self._broker.fills(record.bar))
-            if fills != ([record.fill] if record.fill else []):
-                raise JournalError(self._stale(record, f"fills {record.fill}", f"{fills}"))
-            self._session.settle(fills)
-            seen = self._session.observe(record.bar)
-            if seen is None or seen.state.tobytes() != record.state or seen.mask.tobytes() != record.mask:
-                raise JournalError(self._stale(record, "another state or mask", "the kernels of this version"))
-            self._policy.learn(record.bar)
-            if self._policy.recall(record.votes) != record.votes:
-                raise JournalError(self._stale(record, "other votes", "the members of this policy"))
-            order = self._session.order(record.action)
-            self._finish(record.bar, seen, record.action, order)
-            if (order.quantity if order else 0, *self._books()) != record[7:11]:
-                raise JournalError(self._stale(record, f"order and books {record[7:11]}", f"{order}, {self._books()}"))
-        return len(self.recorder)
+            self._replay(record)
+            count += 1
+        self._broker.resume()
+        return count
 
     def run(self, feed: Feed, stop: Callable[[], bool] = lambda: False) -> None:
-        """Trade every bar of the feed that the journal does not have yet.
+        """Trade every moment of the feed that the journal does not have yet.
 
         It ends with the feed, when `stop` says so, or when the account is ruined.
 
         Raises:
             BooksDiffer: the broker's books are not the session's.
+            HaltTrading: something is doubtful, or the kill switch was pulled; our orders are cancelled.
         """
         last_ns = self._journal.last_time_ns
-        for bar in feed:
-            if self._session.ruined:
-                return
-            if last_ns is not None and bar.time_ns <= last_ns:
-                continue
-            if stop():
-                return
-            self._trade(bar)
+        try:
+            for moment in feed:
+                if self._session.ruined or stop():
+                    return
+                self._watch.look()
+                if moment is None:
+                    self._broker.look()
+                elif last_ns is None or moment.time_ns > last_ns:
+                    self._trade(moment)
+        except (HaltTrading, BooksDiffer) as halt:
+            self._halt(halt)
+            raise
 
-    def _trade(self, bar: Bar) -> None:
-        fills = self._broker.fills(bar)
-        self._session.settle(fills)
-        self._compare_books(bar, fills)
-        seen = self._session.observe(bar)
-        if seen is None:
-            return
-        self._policy.learn(bar)
-        decision = self._policy.act(seen.state, seen.mask)
-        order = self._session.order(decision.action)
-        self._journal.append(bar, fills, seen, decision, order, self._books())  # the intent is on disk before it leaves
-        self._finish(bar, seen, decision.action, order)
+    def _trade(self, moment: Moment) -> None:
+        session = self._session
+        fills = self._broker.fills(moment)
+        session.settle(fills)
+        self._compare_books(moment, fills)
+        seen = session.observe(moment)
+        decisions = {symbol: self._decide(symbol, moment, one) for symbol, one in seen.items()}
+        orders = session.order({symbol: _choice(decision) for symbol, decision in decisions.items()})
+        stops, books = session.stops(), session.books()
+        refused = {**session.dropped, **self._watch.check(orders, moment, books)}
+        # The intent is on disk before it leaves.
+        self._journal.append(moment, fills, seen, decisions, orders, stops, refused, books)
+        actions = {symbol: decision.action for symbol, decision in decisions.items()}
+        sent = self._finish(moment, seen, actions, orders, refused)
+        self._broker.submit(sent)
+        self._broker.protect(stops)
+        self._tell(moment, books, orders, refused)
 
-    def _finish(self, bar: Bar, seen: Observation, action: int, order: Order | None) -> None:
-        self.recorder.append(bar.time_ns, seen, action, order.quantity if order else 0, self._session.account)
-        if order and not self._session.ruined:
-            self._broker.submit(order)
+    def _decide(self, symbol: str, moment: Moment, seen: Observation) -> Decision:
+        policy = self._policies[symbol]
+        policy.learn(moment.bars[symbol])
+        return policy.act(seen.state, seen.mask)
 
-    def _books(self) -> tuple[int, int, int]:
-        account = self._session.account
-        return account["cash_paise"].item(), account["position"].item(), account["equity_paise"].item()
+    def _finish(
+        self,
+        moment: Moment,
+        seen: Mapping[str, Observation],
+        actions: Mapping[str, int],
+        orders: Mapping[str, Order],
+        refused: Mapping[str, str],
+    ) -> dict[str, Order]:
+        """Record the moment; the orders that leave."""
+        self.time_ns = moment.time_ns
+        for place, symbol in enumerate(self._session.symbols):
+            if symbol in seen:
+                quantity = orders[symbol].quantity if symbol in orders else 0
+                account = self._session.accounts[place : place + 1]
+                self.recorders[symbol].append(moment.time_ns, seen[symbol], actions[symbol], quantity, account)
+        if self._session.ruined:
+            return {}
+        return {symbol: order for symbol, order in orders.items() if symbol not in refused}
 
-    def _compare_books(self, bar: Bar, fills: Sequence[Fill]) -> None:
-        cash_paise, position, _ = self._books()
-        theirs = self._broker.account()
-        if (cash_paise, position) != theirs:
+    def _replay(self, record: MomentRecord) -> None:
+        session, moment = self._session, record.moment
+        rows = {row.symbol: row for row in record.rows}
+        sent = {
+            symbol: Order(moment.time_ns, row.order_quantity, row.stop_ppm)
+            for symbol, row in rows.items()
+            if row.order_quantity and not row.refused
+        }
+        stops = {symbol: row.stop_paise for symbol, row in rows.items() if row.stop_paise}
+        fills = {symbol: list(some) for symbol, some in self._broker.replay(moment, record.fills, sent, stops).items()}
+        if {symbol: some for symbol, some in fills.items() if some} != record.fills:
+            raise self._stale(record, f"fills {record.fills}", f"{fills}")
+        session.settle(fills)
+        seen = session.observe(moment)
+        for symbol, row in rows.items():
+            self._recall(record, row, seen.get(symbol))
+        choices = {symbol: _journalled_choice(rows[symbol]) for symbol in seen}
+        orders, books = session.order(choices), session.books()
+        found = {
+            symbol: (orders[symbol].quantity, orders[symbol].stop_ppm) if symbol in orders else (0, 0)
+            for symbol in rows
+        }
+        kept = {symbol: (row.order_quantity, row.stop_ppm) for symbol, row in rows.items()}
+        if (found, session.stops()) != (kept, stops):
+            raise self._stale(record, f"orders {kept} and stops {stops}", f"{found} and {session.stops()}")
+        positions = {symbol: books.positions[symbol] for symbol in rows}
+        theirs = record.cash_paise, {row.symbol: row.position for row in record.rows}, record.equity_paise
+        if (books.cash_paise, positions, books.equity_paise) != theirs:
+            raise self._stale(record, f"the books {theirs}", f"{books}")
+        refused = {symbol: row.refused for symbol, row in rows.items() if row.refused}
+        self._finish(moment, seen, {symbol: rows[symbol].action for symbol in seen}, orders, refused)
+
+    def _recall(self, record: MomentRecord, row: BarRecord, seen: Observation | None) -> None:
+        """Compare what was seen with the journal, and let the policy go on as if it had decided."""
+        state, mask = (seen.state.tobytes(), seen.mask.tobytes()) if seen else (b"", b"")
+        if (state, mask) != (row.state, row.mask):
+            raise self._stale(record, f"another state or mask of {row.symbol}", "the kernels of this version")
+        if seen is not None:
+            policy = self._policies[row.symbol]
+            policy.learn(record.moment.bars[row.symbol])
+            if policy.recall(row.votes) != row.votes:
+                raise self._stale(record, f"other votes on {row.symbol}", "the members of this policy")
+
+    def _compare_books(self, moment: Moment, fills: Fills) -> None:
+        ours, theirs = self._session.books(), self._broker.account()
+        held = {symbol: shares for symbol, shares in ours.positions.items() if shares}
+        held_there = {symbol: shares for symbol, shares in theirs.positions.items() if shares}
+        cash = ours.cash_paise if theirs.cash_paise is None else theirs.cash_paise
+        if (ours.cash_paise, held) != (cash, held_there):
             raise BooksDiffer(
-                f"{ist_text(bar.time_ns)}: the session has {cash_paise} paise and {position} shares, the broker "
-                f"{theirs.cash_paise} paise and {theirs.position} shares after {list(fills)}; no order was sent"
+                f"{ist_text(moment.time_ns)}: the session has {ours.cash_paise} paise and {held or 'no shares'}, the "
+                f"broker {cash} paise and {held_there or 'no shares'} after the fills {dict(fills)}; no order was sent"
             )
 
-    def _stale(self, record: Record, expected: str, found: str) -> str:
-        return (
-            f"{self._journal.path}: the bar of {ist_text(record.bar.time_ns)} does not replay: the journal has "
+    def _halt(self, halt: HaltTrading | BooksDiffer) -> None:
+        flatten = isinstance(halt, HaltTrading) and halt.flatten
+        body = {"reason": str(halt), "flatten": flatten, "kind": type(halt).__name__}
+        self._journal.note("", "halt", body, self.time_ns)
+        self.stopped = self._broker.stop_all(flatten)
+        self._journal.note("", "halted", {**body, **self.stopped._asdict()}, self.time_ns)
+
+    def _stale(self, record: MomentRecord, expected: str, found: str) -> JournalError:
+        return JournalError(
+            f"{self._journal.path}: the bars of {ist_text(record.moment.time_ns)} do not replay: the journal has "
             f"{expected}, the replay gives {found}; it was written by another version, or changed. No order was sent"
         )
+
+
+def _choice(decision: Decision) -> Choice:
+    return Choice(decision.action, float(decision.probabilities[decision.action]))
+
+
+def _journalled_choice(row: BarRecord) -> Choice:
+    return Choice(row.action, float(np.frombuffer(row.probabilities, np.float32)[row.action]))

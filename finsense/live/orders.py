@@ -1,5 +1,7 @@
 """The life of one order at a broker: what we asked for, what the broker says of it, and what we know by that."""
 
+import base64
+import hashlib
 import re
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -10,6 +12,7 @@ Kind = Literal["MARKET", "LIMIT", "SL", "SL-M"]
 Product = Literal["MIS", "CNC"]
 # Kite takes at most 20 letters and digits, and does not check the length itself.
 _TAG = re.compile(r"[A-Za-z0-9]{1,20}")
+_PREFIX, _TAG_LENGTH = "fs", 20
 # Since April 2026 an order at the market without protection is refused; -1 lets the exchange's own percentage hold.
 AUTOMATIC_PROTECTION = -1
 
@@ -122,6 +125,9 @@ class OrderRow(NamedTuple):
         filled_quantity: shares filled; the only figure of the book that can be relied on.
         status: the broker's word.
         reason: why it was rejected or cancelled; empty where nothing is said.
+        product: MIS or CNC; empty where nothing is said.
+        trigger_paise: at which it wakes; 0 for none.
+        time_ns: of its last change, ns UTC; 0 where nothing is said.
     """
 
     order_id: str
@@ -132,6 +138,9 @@ class OrderRow(NamedTuple):
     filled_quantity: int
     status: str
     reason: str
+    product: str = ""
+    trigger_paise: int = 0
+    time_ns: int = 0
 
 
 class TradeRow(NamedTuple):
@@ -166,6 +175,7 @@ class TrackedOrder:
         order_id: None until the broker named it.
         filled_quantity: shares filled so far.
         reason: the broker's words, where it was refused.
+        changes: how often a change of it was asked for; the broker allows 25.
     """
 
     request: OrderRequest
@@ -173,6 +183,7 @@ class TrackedOrder:
     order_id: str | None = None
     filled_quantity: int = 0
     reason: str = ""
+    changes: int = 0
 
     def accepted(self, order_id: str) -> "TrackedOrder":
         """The broker gave it a name, which says nothing of whether the exchange takes it.
@@ -198,6 +209,27 @@ class TrackedOrder:
             return self
         self._expect(OrderState.INTENDED)
         return replace(self, state=OrderState.UNKNOWN)
+
+    def abandoned(self, reason: str) -> "TrackedOrder":
+        """It was looked for long enough and is not in the broker's book: it never arrived, and is not sent again."""
+        self._expect(OrderState.INTENDED, OrderState.UNKNOWN)
+        return replace(self, state=OrderState.REJECTED, reason=reason)
+
+    def modified(self, request: OrderRequest) -> "TrackedOrder":
+        """A change of its prices was asked for; the book tells whether it was made.
+
+        Raises:
+            OrderError: the order does not work, or more than its prices would change.
+        """
+        self._expect(OrderState.WORKING)
+        if replace(self.request, price_paise=request.price_paise, trigger_paise=request.trigger_paise) != request:
+            raise OrderError(f"expected a change of the prices alone of {self.request}, found {request}")
+        return replace(self, request=request, changes=self.changes + 1)
+
+    def expired(self) -> "TrackedOrder":
+        """Its day is over, and the book of a later day does not have it."""
+        self._expect(OrderState.WORKING)
+        return replace(self, state=OrderState.CANCELLED, reason="its day is over")
 
     def seen(self, row: OrderRow) -> "TrackedOrder":
         """The broker's book told of it.
@@ -225,11 +257,35 @@ class TrackedOrder:
         if state is OrderState.COMPLETE and row.filled_quantity != row.quantity:
             # The book is between two states: the order is not over before its shares are there.
             state = OrderState.WORKING
-        return replace(self, state=state, order_id=row.order_id, filled_quantity=row.filled_quantity, reason=row.reason)
+        request = self.request
+        if request.trigger_paise and row.trigger_paise:
+            # A change whose answer was lost was made or not: the book knows.
+            request = replace(request, trigger_paise=row.trigger_paise)
+        return replace(
+            self,
+            request=request,
+            state=state,
+            order_id=row.order_id,
+            filled_quantity=row.filled_quantity,
+            reason=row.reason,
+        )
 
     def _expect(self, *states: OrderState) -> None:
         if self.state not in states:
             raise OrderError(f"expected the order {self.request.tag} to be {' or '.join(states)}, found {self.state}")
+
+
+def tag_of(identity: str, time_ns: int, symbol: str, leg: str) -> str:
+    """The tag of an intent: the same for the same parts, 20 letters and digits, 90 bits of SHA-256.
+
+    Args:
+        identity: of the session.
+        time_ns: start of the bar at whose close it was decided, ns UTC.
+        symbol: trading symbol.
+        leg: which of the bar's orders of the symbol.
+    """
+    digest = hashlib.sha256("\n".join((identity, str(time_ns), symbol, leg)).encode()).digest()
+    return _PREFIX + base64.b32encode(digest).decode().lower()[: _TAG_LENGTH - len(_PREFIX)]
 
 
 def find_by_tag(rows: list[OrderRow], tag: str) -> OrderRow | None:

@@ -7,7 +7,7 @@ import numpy as np
 from finsense.market.bars import ist_text, session_day
 from finsense.market.calendar import DAY_NS, TradingSession, nse_calendar
 from finsense.market.costs import ChargeRules
-from finsense.market.instruments import Instrument
+from finsense.market.instruments import Instrument, tick_paise
 from finsense.market.session_context import session_context
 
 SESSION = np.dtype(
@@ -23,6 +23,7 @@ SESSION = np.dtype(
         ("band_permille", np.int64),  # 0: no band
         ("open_ns", np.int64),
         ("pause_length_ns", np.int64),  # as it came, not as it was announced
+        ("tick_paise", np.int64),
         ("context", np.float64, (6,)),  # as `session_context` gives it
     ]
 )
@@ -92,5 +93,7 @@ def session_record(
         0 if instrument.price_band is None else round(instrument.price_band * 1000),
         session.open_ns,
         session.windows[-1][0] - session.windows[0][1] if len(session.windows) == 2 else 0,
+        # The exchange fixes the step for a month; the close before the session stands in for that of the month before.
+        tick_paise(session.date, max(previous_close_paise, 1)),
         session_context(session.date),
     )

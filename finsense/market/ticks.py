@@ -151,6 +151,19 @@ class TickAggregator:
         self._take(self._bar, tick)
         return given
 
+    def rebase(self, tick: Tick) -> None:
+        """Count shares from this tick's volume on: those before it belong to bars that are made of something else.
+
+        A feed calls it with the first tick after a gap, before it adds that tick.
+        """
+        day, volume = session_date(tick.time_ns), tick.volume
+        if volume is None or day < nse_calendar().first_date:
+            return
+        if self._bar is None and day != self._day:
+            self._begin_day(day)
+        if day == self._day:
+            self._volume = volume if self._volume is None else max(self._volume, volume)
+
     def advance(self, time_ns: int) -> Bar | None:
         """Tell the time, ns UTC; gives the open bar when its end and the grace have passed.
 

@@ -32,17 +32,21 @@ BOOK_IMBALANCE, SPREAD, MICROPRICE_OFFSET = range(25, 28)
 BAR_FIELDS = 28
 _EXTRA = slice(INDEX_CLOSE, BAR_FIELDS)
 
-# The same bar as the account reads it, all int64.
+# The same bar as the account reads it, whole numbers; 64 bytes, for the environments jump between bars and a processor
+# reads memory by lines of that length.
 MARKET = np.dtype(
     [
-        ("day", np.int64),  # IST days since 1970-01-01: one trading session each
         ("open_paise", np.int64),
+        ("high_paise", np.int64),
+        ("low_paise", np.int64),
         ("close_paise", np.int64),
         ("volume", np.int64),
-        ("locked", np.int64),  # 1 locked at the upper circuit, -1 at the lower, 0 free
-        ("schedule", np.int64),  # row of `costs.schedules()` in force
-        ("seconds_left", np.int64),  # of continuous trading, from the bar's end; 0 for daily bars
         ("first_cell", np.int64),  # where the bar's stacked state begins on an environment's tape; unused elsewhere
+        ("day", np.int32),  # IST days since 1970-01-01: one trading session each
+        ("seconds_left", np.int32),  # of continuous trading, from the bar's end; 0 for daily bars
+        ("tick_paise", np.int32),  # smallest price step of the session
+        ("schedule", np.int16),  # row of `costs.schedules()` in force
+        ("locked", np.int16),  # 1 locked at the upper circuit, -1 at the lower, 0 free
     ]
 )
 
@@ -118,11 +122,14 @@ def _write_record(
     """Write the account's view of one bar into `record`."""
     record.day = session.day
     record.open_paise = to_paise(prices[0])
+    record.high_paise = to_paise(prices[1])
+    record.low_paise = to_paise(prices[2])
     record.close_paise = to_paise(prices[3])
     record.volume = volume
     record.locked = _locked(session, prices[1], prices[2], record.close_paise)
     record.schedule = session.schedule
     record.seconds_left = _left_ns(time_ns, session) // 1_000_000_000
+    record.tick_paise = session.tick_paise
 
 
 @njit(cache=True)

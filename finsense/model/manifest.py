@@ -1,5 +1,6 @@
 """What a bundle says of itself: bundle.json."""
 
+import datetime as dt
 from math import fsum, isclose
 from typing import Annotated, Any, Literal, Self
 
@@ -62,6 +63,10 @@ class Selection(_Part):
         return sum(one.state == state for one in self.candidates)
 
 
+# Spans whose data a policy was made of: its weights, its choice and calibration, and what it was started from.
+_SEEN = ("train", "validation", "inherited")
+
+
 class Provenance(_Part):
     """Where a policy comes from.
 
@@ -87,6 +92,17 @@ class Provenance(_Part):
     versions: dict[str, str]
     weights_hash: str
     selection: Selection | None = None
+
+    def seen_between(self, first: dt.date, last: dt.date) -> tuple[str, ...]:
+        """Names of the spans that the policy was made of and that share a day with these dates, both included.
+
+        The dates decide, whatever the symbol: on one day all stocks move together.
+        """
+        return tuple(
+            name
+            for name, (start, stop) in self.spans.items()
+            if name in _SEEN and dt.date.fromisoformat(start) <= last and first <= dt.date.fromisoformat(stop)
+        )
 
 
 class Forecast(_Part):

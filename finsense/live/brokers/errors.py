@@ -35,3 +35,21 @@ class TransientRead(BrokerError):
 
 class ProtocolError(BrokerError):
     """An answer that cannot be what it claims to be; stop and say so."""
+
+
+class HaltTrading(RuntimeError):
+    """Trading must stop now and say why: what goes on is doubtful, or somebody pulled the kill switch.
+
+    Attributes:
+        reason: why.
+        flatten: whether the positions are to be closed as well.
+    """
+
+    def __init__(self, reason: str, *, flatten: bool = False) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.flatten = flatten
+
+
+class BooksDiffer(RuntimeError):
+    """The broker and the session disagree about cash, positions or orders; trading stops."""

@@ -24,6 +24,7 @@ _TOO_MANY_WORDS = "too many requests"
 # A 26th change of an order; the vendor calls it a NetworkException, but no repetition helps.
 _SPENT_WORDS = "maximum allowed order modifications"
 _CLIENT_FAULT = range(400, 500)
+_SERVER_FAULT = 500
 
 
 def classify(error: BaseException, *, writes: bool) -> BrokerError:
@@ -57,12 +58,13 @@ def _of_the_client(error: kite.KiteException, text: str, writes: bool) -> Broker
     words = str(error).lower()
     if code == _TOO_MANY or _TOO_MANY_WORDS in words:
         return RateLimited(text)
-    if isinstance(error, kite.InputException | kite.PermissionException) or _SPENT_WORDS in words:
+    if _SPENT_WORDS in words:
+        return Rejected(str(error))
+    if isinstance(error, kite.InputException | kite.PermissionException) and code < _SERVER_FAULT:
         return Rejected(str(error))
     if isinstance(error, kite.OrderException | kite.GeneralException) and code in _CLIENT_FAULT:
         return Rejected(str(error))
-    # What is left: NetworkException 5xx (the order system is down), OrderException or GeneralException of a server that
-    # failed.
+    # What is left: NetworkException 5xx (the order system is down), and whatever a server says that failed.
     return _lost(text, writes)
 
 

@@ -1,62 +1,40 @@
 """Kite Connect's requests as typed calls: integers of paise and shares in and out, every failure one of six kinds."""
 
 import sqlite3
-from collections.abc import Callable, Mapping
-from datetime import datetime
-from decimal import Decimal, InvalidOperation
-from typing import Any, NamedTuple, TypeVar
-from zoneinfo import ZoneInfo
+from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
+from typing import Any, TypeVar
 
 from kiteconnect import KiteConnect
 
-from finsense.live.brokers.errors import AuthExpired, BrokerError, ProtocolError, RateLimited, Rejected
+from finsense.live.brokers.errors import AuthExpired, BrokerError, RateLimited, Rejected
 from finsense.live.brokers.kite_errors import classify
+from finsense.live.brokers.kite_rows import (
+    Candle,
+    Profile,
+    QuoteRow,
+    candle,
+    india_time,
+    instrument_row,
+    order_row,
+    paise_of,
+    position_row,
+    profile,
+    quote_row,
+    trade_row,
+    whole_of,
+)
+from finsense.live.brokers.kite_rows import InstrumentRow as InstrumentRow
+from finsense.live.brokers.kite_rows import PositionRow as PositionRow
 from finsense.live.brokers.rate_limits import RateLimits
 from finsense.live.orders import OrderRequest, OrderRow, TradeRow
 
 _EXCHANGE, _VARIETY = "NSE", "regular"
-_IST = ZoneInfo("Asia/Kolkata")
-_ONE_SECOND_NS = 1_000_000_000
+_PREFIX = f"{_EXCHANGE}:"
 # How long a request may queue behind the account's own limits before it is given up.
 _PATIENCE_S = {"order": 2.0, "quote": 5.0, "historical": 60.0, "other": 5.0}
 
 Answer = TypeVar("Answer")
-
-
-class PositionRow(NamedTuple):
-    """What the broker says we hold of a symbol.
-
-    Attributes:
-        symbol: trading symbol.
-        product: MIS or CNC.
-        quantity: signed shares.
-    """
-
-    symbol: str
-    product: str
-    quantity: int
-
-
-class InstrumentRow(NamedTuple):
-    """One line of the day's list of instruments.
-
-    Attributes:
-        token: names it in the tick stream.
-        symbol: trading symbol.
-        name: of the company.
-        tick_paise: the day's tick size.
-        lot: shares.
-        kind: EQ for shares.
-        segment: NSE, INDICES, ...
-    """
-
-    token: int
-    symbol: str
-    name: str
-    tick_paise: int
-    lot: int
-    kind: str
-    segment: str
 
 
 class KiteRest:
@@ -90,6 +68,10 @@ class KiteRest:
     def close(self) -> None:
         """Close the connections."""
         self._client.reqsession.close()
+
+    def use_token(self, access_token: str) -> None:
+        """Go on with the access token of a new login."""
+        self._client.set_access_token(access_token)
 
     def login_url(self) -> str:
         """Where the user logs in."""
@@ -148,21 +130,17 @@ class KiteRest:
 
     def orders(self) -> list[OrderRow]:
         """The day's order book, every order that reached it."""
-        return self._read("other", lambda rows: [_order_row(row) for row in rows], self._client.orders)
+        return self._read("other", lambda rows: [order_row(row) for row in rows], self._client.orders)
 
     def trades(self) -> list[TradeRow]:
         """The day's executions."""
-        return self._read("other", lambda rows: [_trade_row(row) for row in rows], self._client.trades)
+        return self._read("other", lambda rows: [trade_row(row) for row in rows], self._client.trades)
 
     def positions(self) -> list[PositionRow]:
         """The day's positions on NSE; shares held from earlier days are `holdings`."""
 
         def rows(answer: Mapping[str, Any]) -> list[PositionRow]:
-            return [
-                PositionRow(str(row["tradingsymbol"]), str(row["product"]), _whole(row["quantity"]))
-                for row in answer["net"]
-                if row["exchange"] == _EXCHANGE
-            ]
+            return [position_row(row, "quantity") for row in answer["net"] if row["exchange"] == _EXCHANGE]
 
         return self._read("other", rows, self._client.positions)
 
@@ -170,10 +148,7 @@ class KiteRest:
         """Shares held from earlier days, those not settled yet included."""
 
         def rows(answer: list[Mapping[str, Any]]) -> list[PositionRow]:
-            return [
-                PositionRow(str(row["tradingsymbol"]), "CNC", _whole(row["quantity"]) + _whole(row["t1_quantity"]))
-                for row in answer
-            ]
+            return [position_row(row, "quantity", "t1_quantity", product="CNC") for row in answer]
 
         return self._read("other", rows, self._client.holdings)
 
@@ -187,22 +162,53 @@ class KiteRest:
 
     def instruments(self) -> list[InstrumentRow]:
         """Today's list of what trades on NSE."""
+        return self._read(
+            "other", lambda rows: [instrument_row(row) for row in rows], self._client.instruments, _EXCHANGE
+        )
 
-        def rows(answer: list[Mapping[str, Any]]) -> list[InstrumentRow]:
-            return [
-                InstrumentRow(
-                    _whole(row["instrument_token"]),
-                    str(row["tradingsymbol"]),
-                    str(row["name"]),
-                    _paise(row["tick_size"]),
-                    _whole(row["lot_size"]),
-                    str(row["instrument_type"]),
-                    str(row["segment"]),
-                )
-                for row in answer
-            ]
+    def order_history(self, order_id: str) -> list[OrderRow]:
+        """The states that an order went through, oldest first."""
+        return self._read("other", lambda rows: [order_row(row) for row in rows], self._client.order_history, order_id)
 
-        return self._read("other", rows, self._client.instruments, _EXCHANGE)
+    def profile(self) -> Profile:
+        """Whose account it is; the cheapest way to see whether the access token lives."""
+        return self._read("other", profile, self._client.profile)
+
+    def quote(self, symbols: Sequence[str]) -> dict[str, QuoteRow]:
+        """What the exchange shows of symbols (500 at most) now; one that it does not know today is absent."""
+        return self._read(
+            "quote",
+            lambda rows: {key.removeprefix(_PREFIX): quote_row(row) for key, row in rows.items()},
+            self._client.quote,
+            [_PREFIX + symbol for symbol in symbols],
+        )
+
+    def ltp(self, symbols: Sequence[str]) -> dict[str, tuple[int, int]]:
+        """Token and last price in paise of symbols (1,000 at most); one that is not known today is absent."""
+
+        def rows(answer: Mapping[str, Mapping[str, Any]]) -> dict[str, tuple[int, int]]:
+            return {
+                key.removeprefix(_PREFIX): (whole_of(row["instrument_token"]), paise_of(row["last_price"]))
+                for key, row in answer.items()
+            }
+
+        return self._read("quote", rows, self._client.ltp, [_PREFIX + symbol for symbol in symbols])
+
+    def historical(self, token: int, interval: str, first_ns: int, last_ns: int) -> list[Candle]:
+        """The candles that start from `first_ns` to `last_ns`, ns UTC, both included; the last may be forming.
+
+        `interval` is the vendor's word (minute, 5minute, day, ...); see `kite_history` for spans that are too long for
+        one request.
+        """
+        return self._read(
+            "historical",
+            lambda rows: [candle(row) for row in rows],
+            self._client.historical_data,
+            token,
+            india_time(first_ns),
+            india_time(last_ns),
+            interval,
+        )
 
     def _write(self, shaped: Callable[[Any], Answer], call: Callable[..., Any], *args: Any, **kwargs: Any) -> Answer:
         return self._ask("order", True, shaped, call, *args, **kwargs)
@@ -249,62 +255,3 @@ def _terms(request: OrderRequest) -> dict[str, Any]:
         **{name: None if paise is None else f"{Decimal(paise) / 100:.2f}" for name, paise in rupees.items()},
         "market_protection": request.market_protection,
     }
-
-
-def _order_row(row: Mapping[str, Any]) -> OrderRow:
-    tags = row.get("tags") or ([row["tag"]] if row.get("tag") else [])
-    return OrderRow(
-        order_id=_text(row["order_id"]),
-        tags=tuple(str(tag) for tag in tags),
-        symbol=str(row["tradingsymbol"]),
-        side=str(row["transaction_type"]),
-        quantity=_whole(row["quantity"]),
-        filled_quantity=_whole(row["filled_quantity"]),
-        status=str(row["status"]),
-        reason=str(row.get("status_message") or ""),
-    )
-
-
-def _trade_row(row: Mapping[str, Any]) -> TradeRow:
-    stamp = row["fill_timestamp"]
-    if not isinstance(stamp, datetime):
-        raise ProtocolError(f"expected the time of a trade, found {stamp!r}")
-    # The client gives a naive time; it is that of India.
-    time_ns = int(stamp.replace(tzinfo=_IST).timestamp()) * _ONE_SECOND_NS
-    return TradeRow(
-        trade_id=_text(row["trade_id"]),
-        order_id=_text(row["order_id"]),
-        symbol=str(row["tradingsymbol"]),
-        side=str(row["transaction_type"]),
-        quantity=_whole(row["quantity"]),
-        price_paise=_paise(row["average_price"]),
-        time_ns=time_ns,
-    )
-
-
-def _text(value: Any) -> str:
-    """A name of the broker's: digits that would not survive as a float."""
-    if not isinstance(value, str) or not value:
-        raise ProtocolError(f"expected a text that names an order or a trade, found {value!r}")
-    return value
-
-
-def _whole(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
-        raise ProtocolError(f"expected a whole number, found {value!r}")
-    return int(value)
-
-
-def _paise(value: Any) -> int:
-    """Rupees as the vendor writes them to paise, exactly.
-
-    Raises:
-        ProtocolError: it is no number, or not whole paise.
-    """
-    try:
-        paise = Decimal(str(value)) * 100
-    except InvalidOperation:
-        raise ProtocolError(f"expected rupees, found {value!r}") from None
-    if not paise.is_finite() or paise != paise.to_integral_value():
-        raise ProtocolError(f"expected rupees in whole paise, found {value!r}")
-    return int(paise)

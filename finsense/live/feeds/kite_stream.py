@@ -98,6 +98,7 @@ class KiteStream:
 
     Attributes:
         unknown_packets: packets of a length that no mode has.
+        heard_s: when the last frame came, heartbeats included, by `clock_s`; 0 before the first.
     """
 
     def __init__(
@@ -118,6 +119,7 @@ class KiteStream:
         self._generator = generator or random.Random()
         self._clock_s = clock_s
         self._decoder = FrameDecoder()
+        self.heard_s = 0.0
         self._closing = threading.Event()
 
     @property
@@ -178,17 +180,17 @@ class KiteStream:
         connection.send(json.dumps({"a": "mode", "v": ["full", self._tokens]}))
 
     def _receive(self, connection: ClientConnection) -> Iterator[Event]:
-        heard_s = self._clock_s()
+        self.heard_s = self._clock_s()
         while not self._closing.is_set():
             try:
                 frame = connection.recv(timeout=self._patience.poll_s)
             except TimeoutError:
-                silent_s = self._clock_s() - heard_s
+                silent_s = self._clock_s() - self.heard_s
                 if silent_s > self._patience.silence_s:
                     raise OSError(f"no frame for {silent_s:.1f} s, not even a heartbeat") from None
                 yield Idle()
                 continue
-            heard_s = self._clock_s()
+            self.heard_s = self._clock_s()
             if isinstance(frame, bytes):
                 packets = self._decoder.decode(frame)
                 if len(packets):

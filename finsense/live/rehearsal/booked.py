@@ -4,17 +4,21 @@ from dataclasses import dataclass, field
 
 from finsense.live.orders import OrderRequest
 
+# Who places an order: the account's user, or the broker's risk system.
+CLIENT, RISK_SYSTEM = "AB1234", "RMS"
+
 
 class Refused(ValueError):
     """The order system takes a request at its door for impossible; it never reaches the book.
 
     Attributes:
         error_type: the vendor's name of the fault.
+        status: of HTTP; None where the name tells it.
     """
 
-    def __init__(self, error_type: str, message: str) -> None:
+    def __init__(self, error_type: str, message: str, status: int | None = None) -> None:
         super().__init__(message)
-        self.error_type = error_type
+        self.error_type, self.status = error_type, status
 
 
 @dataclass
@@ -31,8 +35,12 @@ class BookedOrder:
         reason: why it was rejected or cancelled.
         history: (instant ns, status) of every step.
         triggered: whether its trigger was reached; true for kinds without one.
+        limit_paise: the worst price that it accepts, since it was entered, changed or triggered.
         ahead: shares of the street that stand before it at its price.
         changed: how often it was modified.
+        most: shares that it may fill at most, where a fault will end it; None: all.
+        placed_by: the user, or the broker's risk system.
+        tagged: whether the tag of the request came from the client.
     """
 
     order_id: str
@@ -44,13 +52,22 @@ class BookedOrder:
     reason: str = ""
     history: list[tuple[int, str]] = field(default_factory=list)
     triggered: bool = True
+    limit_paise: int = 0
     ahead: int = 0
     changed: int = 0
+    most: int | None = None
+    placed_by: str = CLIENT
+    tagged: bool = True
 
     @property
     def left(self) -> int:
         """Shares that are not filled."""
         return self.request.quantity - self.filled
+
+    @property
+    def fillable(self) -> int:
+        """Shares that may fill now."""
+        return self.left if self.most is None else min(self.left, max(self.most - self.filled, 0))
 
     @property
     def working(self) -> bool:

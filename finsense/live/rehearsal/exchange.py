@@ -1,16 +1,17 @@
 """The matching engine of a rehearsal: orders of one account against the street, by price and time, in whole paise."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from finsense.live.orders import OrderRequest
-from finsense.live.rehearsal.booked import BookedOrder, Execution, Refused
+from finsense.live.rehearsal.booked import CLIENT, BookedOrder, Execution, Refused
 from finsense.live.rehearsal.hours import Phase
-from finsense.live.rehearsal.street import Level, Street
+from finsense.live.rehearsal.matching import accepts, by_priority, shares_met, trigger_reached, worst_price
+from finsense.live.rehearsal.purse import Holding, Purse
+from finsense.live.rehearsal.street import Street
 
 _AT_ONCE = ("MARKET", "LIMIT")
-# Where market_protection is -1, the exchange's own percentage; the vendor does not publish it, 5 % is ours.
-_OWN_PROTECTION = 5.0
 _MOST_MODIFICATIONS = 25
+_OUTAGE = "The exchange cannot be reached. Please try again."
 
 
 class RehearsalExchange:
@@ -21,14 +22,14 @@ class RehearsalExchange:
         balance_paise: cash of the account; a purchase must be paid in full, of MIS too.
         phase: tells the phase of a symbol's day now.
         now_ns: the clock of the rehearsal, ns UTC.
-        told: called with every order that changed, as the vendor tells it on the stream.
+        told: called with every order that changed, as the vendor tells it on the stream; its placing is no change.
+        holdings: symbol -> shares of earlier days.
 
     Attributes:
         orders: the book, in the order of arrival.
         executions: all fills.
-        positions: (symbol, product) -> signed shares of the day.
-        holdings: symbol -> shares of earlier days.
-        cash_paise: what is left.
+        purse: the account's money and shares.
+        squared: symbols whose MIS positions the broker closes by now; it takes no more orders of MIS in them.
         now_ns: the clock.
     """
 
@@ -39,36 +40,87 @@ class RehearsalExchange:
         phase: Callable[[str], Phase],
         now_ns: Callable[[], int],
         told: Callable[[BookedOrder], None] = lambda order: None,
+        holdings: Mapping[str, Holding] | None = None,
     ) -> None:
         self.streets = streets
-        self.cash_paise = balance_paise
         self.orders: list[BookedOrder] = []
         self.executions: list[Execution] = []
-        self.positions: dict[tuple[str, str], int] = {}
-        self.holdings: dict[str, int] = {}
+        self.purse = Purse(balance_paise, holdings or {})
+        self.squared: set[str] = set()
         self.now_ns = now_ns
+        self._by_id: dict[str, BookedOrder] = {}
+        self._working: dict[str, list[BookedOrder]] = {symbol: [] for symbol in streets}
         self._phase, self._told = phase, told
 
-    def place(self, request: OrderRequest) -> str:
+    @property
+    def cash_paise(self) -> int:
+        """Cash after all trades."""
+        return self.purse.cash_paise
+
+    @property
+    def spendable_paise(self) -> int:
+        """Cash that neither shorts nor open orders block."""
+        return self.purse.spendable_paise([one for one in self.orders if one.working], self._price_of)
+
+    @property
+    def positions(self) -> dict[tuple[str, str], int]:
+        """(symbol, product) -> signed shares of the day."""
+        return {key: position.quantity for key, position in self.purse.positions.items()}
+
+    def order(self, order_id: str) -> BookedOrder:
+        """An order by its name.
+
+        Raises:
+            Refused: there is none.
+        """
+        if order_id not in self._by_id:
+            raise Refused("OrderException", "Couldn't find that `order_id`.")
+        return self._by_id[order_id]
+
+    def working(self, symbol: str) -> list[BookedOrder]:
+        """The orders of a symbol that may still fill, in the order of arrival."""
+        return list(self._working[symbol])
+
+    def phase(self, symbol: str) -> Phase:
+        """The part of the day that a symbol is in now."""
+        return self._phase(symbol)
+
+    def objection(self, request: OrderRequest) -> str:
+        """Why the risk system would reject an order; empty where it would not."""
+        return self._inadmissible(request, request.quantity, [one for one in self.orders if one.working])
+
+    def place(
+        self, request: OrderRequest, *, most: int | None = None, placed_by: str = CLIENT, tagged: bool = True
+    ) -> str:
         """Take an order; its name says nothing of whether the exchange keeps it.
+
+        Args:
+            request: the order.
+            most: shares that it may fill at most, where a fault will end it.
+            placed_by: the user, or the broker's risk system.
+            tagged: whether the tag of the request came from the client.
 
         Raises:
             Refused: it is impossible; it is not in the book.
         """
         street = self._street(request.symbol)
         self._check_prices(request, street)
-        order = BookedOrder(f"{260000000000000 + len(self.orders) + 1}", request, self.now_ns())
+        self._check_reached(request.symbol)
+        reason = self.objection(request) if placed_by == CLIENT else ""
+        name = f"{260000000000000 + len(self.orders) + 1}"
+        order = BookedOrder(name, request, self.now_ns(), most=most, placed_by=placed_by, tagged=tagged)
         self.orders.append(order)
+        self._by_id[name] = order
         for status in ("PUT ORDER REQ RECEIVED", "VALIDATION PENDING"):
             self._step(order, status, tell=False)
-        reason = self._inadmissible(order, street)
         if reason:
             order.reason = reason
             self._step(order, "REJECTED")
             return order.order_id
         self._step(order, "OPEN PENDING", tell=False)
         order.triggered = request.kind in _AT_ONCE
-        self._step(order, "OPEN" if order.triggered else "TRIGGER PENDING")
+        self._step(order, "OPEN" if order.triggered else "TRIGGER PENDING", tell=False)
+        self._working[request.symbol].append(order)
         self._enter(order, street)
         return order.order_id
 
@@ -78,19 +130,23 @@ class RehearsalExchange:
         Raises:
             Refused: it is over, was changed too often, or the change is impossible.
         """
-        order = self._working(order_id)
+        order = self._changeable(order_id)
         street = self._street(request.symbol)
         if order.changed >= _MOST_MODIFICATIONS:
             raise Refused("NetworkException", "Maximum allowed order modifications exceeded.")
         if request.quantity <= order.filled:
             raise Refused("InputException", f"Quantity cannot be less than the filled {order.filled}.")
         self._check_prices(request, street)
-        reason = self._inadmissible(order, street, request)
+        others = [one for one in self.orders if one.working and one is not order]
+        reason = self._inadmissible(request, request.quantity - order.filled, others)
         if reason:
             raise Refused("OrderException", reason)
         order.changed += 1
         order.request = request
         order.triggered = order.triggered or request.kind in _AT_ONCE
+        queue = self._working[request.symbol]
+        queue.remove(order)
+        queue.append(order)
         for status in ("MODIFY VALIDATION PENDING", "MODIFY PENDING", "MODIFIED"):
             self._step(order, status, tell=False)
         self._step(order, "OPEN" if order.triggered else "TRIGGER PENDING")
@@ -100,112 +156,101 @@ class RehearsalExchange:
         """Take an order back.
 
         Raises:
-            Refused: it is over already.
+            Refused: it is over already, or nothing may be changed now.
         """
-        order = self._working(order_id)
-        order.reason = reason
+        order = self._changeable(order_id)
         self._step(order, "CANCEL PENDING", tell=False)
-        self._step(order, "CANCELLED")
+        self.withdraw(order, reason)
 
-    def reject(self, order_id: str, reason: str) -> None:
-        """What the exchange does to an order that the broker took: it turns up as rejected, later.
-
-        Raises:
-            Refused: it is over already.
-        """
-        order = self._working(order_id)
+    def withdraw(self, order: BookedOrder, reason: str) -> None:
+        """The exchange or the broker takes a working order out, at any hour."""
         order.reason = reason
-        self._step(order, "REJECTED")
+        self._over(order, "CANCELLED")
+
+    def reject(self, order: BookedOrder, reason: str) -> None:
+        """What the exchange does to a working order that the broker took: it turns up as rejected, later."""
+        order.reason = reason
+        self._over(order, "REJECTED")
 
     def trade(self, symbol: str, price_paise: int, shares: int) -> None:
         """Others traded; resting orders may be reached, triggers too."""
         street = self.streets[symbol]
         street.trade(self.now_ns(), price_paise, shares)
-        traded = shares
-        for order in [one for one in self.orders if one.working and one.request.symbol == symbol]:
-            if not order.triggered and _reached(order.request, price_paise):
+        for order in self.working(symbol):
+            if not order.triggered and trigger_reached(order.request, price_paise):
                 order.triggered = True
                 self._step(order, "OPEN")
                 self._enter(order, street)
-            elif order.triggered:
-                traded = self._reach(order, street, price_paise, traded)
+        resting = by_priority(order for order in self.working(symbol) if order.triggered)
+        # What is left of an order at the market takes from the book that is shown now; a limit waits to be met.
+        for order in [one for one in resting if one.request.price_paise is None]:
+            self._sweep(order, street)
+        limits = [one for one in resting if one.request.price_paise is not None]
+        for order, met in shares_met(limits, price_paise, shares):
+            self.fill(order, met, order.limit_paise)
 
-    def close_auction(self, symbol: str, price_paise: int) -> None:
+    def close_auction(self, symbol: str, price_paise: int, shares: int = 0) -> None:
         """All that gathered and accepts the price fills at it; what is left is cancelled."""
-        for order in [one for one in self.orders if one.working and one.request.symbol == symbol]:
-            limit = self._limit(order.request, self.streets[symbol])
-            if order.triggered and _accepts(order.request.side, limit, price_paise):
-                self._fill(order, order.left, price_paise)
-            else:
-                self.cancel(order.order_id, "Unexecuted in the closing auction")
+        street = self.streets[symbol]
+        street.close_at(self.now_ns(), price_paise, shares)
+        for order in self.working(symbol):
+            if order.triggered and accepts(order, price_paise) and order.fillable:
+                self.fill(order, order.fillable, price_paise)
+            if order.working:
+                self.withdraw(order, "Unexecuted in the closing auction")
 
-    def end_day(self) -> None:
+    def end_day(self, symbol: str) -> None:
         """Orders for the day end with it."""
-        for order in [one for one in self.orders if one.working]:
-            self.cancel(order.order_id, "Expired at the end of the day")
+        for order in self.working(symbol):
+            self.withdraw(order, "Expired at the end of the day")
+
+    def fill(self, order: BookedOrder, shares: int, price_paise: int) -> None:
+        """Give a working order some of its shares."""
+        order.filled += shares
+        order.filled_paise += shares * price_paise
+        self.purse.book(order.request, shares, price_paise)
+        trade_id = f"{10_000_000 + len(self.executions) + 1}"
+        self.executions.append(Execution(trade_id, order, shares, price_paise, self.now_ns()))
+        if order.left:
+            self._step(order, "OPEN")
+        else:
+            self._over(order, "COMPLETE")
 
     def _enter(self, order: BookedOrder, street: Street) -> None:
         """Match what the street offers now; the rest waits at its price behind what stands there."""
+        order.limit_paise = worst_price(order.request, street)
         if not order.triggered or self._phase(order.request.symbol) is not Phase.CONTINUOUS:
             return
-        side = order.request.side
-        limit = self._limit(order.request, street)
-        for level in list(street.asks if side == "BUY" else street.bids):
-            if not order.left or not _accepts(side, limit, level.price_paise):
-                break
-            self._take(order, street, level)
-        if order.left:
-            order.ahead = street.shown(side, limit)
+        self._sweep(order, street)
+        order.ahead = street.shown(order.request.side, order.limit_paise)
 
-    def _take(self, order: BookedOrder, street: Street, level: Level) -> None:
-        shares = min(order.left, level.shares)
-        level.shares -= shares
-        if not level.shares:
-            (street.asks if order.request.side == "BUY" else street.bids).remove(level)
-        street.note(self.now_ns(), level.price_paise, shares)
-        self._fill(order, shares, level.price_paise)
-
-    def _reach(self, order: BookedOrder, street: Street, price_paise: int, traded: int) -> int:
-        """A resting order meets a trade of others; returns the traded shares that are left for the next one."""
-        limit = self._limit(order.request, street)
-        if not _accepts(order.request.side, limit, price_paise):
-            return traded
-        if price_paise == limit:
-            # Those who came before it are served first.
-            served = min(order.ahead, traded)
-            order.ahead -= served
-            traded -= served
-        shares = min(order.left, traded)
-        if shares:
-            self._fill(order, shares, limit)
-        return traded - shares
-
-    def _fill(self, order: BookedOrder, shares: int, price_paise: int) -> None:
-        request = order.request
-        signed = shares if request.side == "BUY" else -shares
-        order.filled += shares
-        order.filled_paise += shares * price_paise
-        self.cash_paise -= signed * price_paise
-        key = request.symbol, request.product
-        self.positions[key] = self.positions.get(key, 0) + signed
-        trade_id = f"{10_000_000 + len(self.executions) + 1}"
-        self.executions.append(Execution(trade_id, order, shares, price_paise, self.now_ns()))
-        self._step(order, "COMPLETE" if not order.left else "OPEN")
+    def _sweep(self, order: BookedOrder, street: Street) -> None:
+        """Take from the street's book what the order accepts, the best price first."""
+        levels = street.asks if order.request.side == "BUY" else street.bids
+        while levels and order.fillable and accepts(order, levels[0].price_paise):
+            price_paise, shares = levels[0].price_paise, min(order.fillable, levels[0].shares)
+            levels[0].shares -= shares
+            if not levels[0].shares:
+                levels.pop(0)
+            self.fill(order, shares, price_paise)
 
     def _street(self, symbol: str) -> Street:
         if symbol not in self.streets:
             raise Refused("InputException", f"Invalid `tradingsymbol` {symbol}.")
         return self.streets[symbol]
 
-    def _working(self, order_id: str) -> BookedOrder:
-        for order in self.orders:
-            if order.order_id == order_id:
-                if not order.working:
-                    raise Refused("OrderException", f"Order cannot be changed as it is {order.status}.")
-                if not self._phase(order.request.symbol).takes_orders:
-                    raise Refused("OrderException", "Markets are closed right now.")
-                return order
-        raise Refused("OrderException", "Couldn't find that `order_id`.")
+    def _changeable(self, order_id: str) -> BookedOrder:
+        order = self.order(order_id)
+        if not order.working:
+            raise Refused("OrderException", f"Order cannot be changed as it is {order.status}.")
+        self._check_reached(order.request.symbol)
+        if not self._phase(order.request.symbol).takes_orders:
+            raise Refused("OrderException", "Markets are closed right now.")
+        return order
+
+    def _check_reached(self, symbol: str) -> None:
+        if self._phase(symbol) is Phase.OUTAGE:
+            raise Refused("NetworkException", _OUTAGE, 503)
 
     def _check_prices(self, request: OrderRequest, street: Street) -> None:
         tick = street.listing.tick_paise
@@ -213,64 +258,33 @@ class RehearsalExchange:
             if paise is not None and paise % tick:
                 raise Refused("InputException", f"Tick size for this script is {tick / 100:.2f}.")
 
-    def _inadmissible(self, order: BookedOrder, street: Street, changed: OrderRequest | None = None) -> str:
-        """Why the risk system would not have the order, or the change of it; empty where it would."""
-        request = order.request if changed is None else changed
-        phase = self._phase(request.symbol)
+    def _inadmissible(self, request: OrderRequest, shares: int, others: list[BookedOrder]) -> str:
+        """Why the risk system would not have so many shares of an order beside others; empty where it would."""
+        street, phase = self._street(request.symbol), self._phase(request.symbol)
         if not phase.takes_orders:
             return f"Markets are {phase} right now. Use AMO orders."
         if phase is not Phase.CONTINUOUS and request.kind in ("SL", "SL-M"):
             return "Stop orders are not allowed in the closing auction."
         if phase is Phase.AUCTION_LIMIT and request.kind == "MARKET":
             return "Market orders are not allowed in the last part of the closing auction."
-        lowest, highest = street.listing.limits_paise
+        if request.product == "MIS" and request.symbol in self.squared:
+            return "Intraday orders (MIS) are not allowed after the square-off of the day. Use CNC."
+        lowest, highest = street.limits_paise
         for paise in (request.price_paise, request.trigger_paise):
             if paise is not None and not lowest <= paise <= highest:
                 return f"The price is outside the circuit limits of {lowest / 100:.2f} to {highest / 100:.2f}."
-        return self._unpaid(request, street)
+        return self.purse.objection(request, shares, others, self._price_of)
 
-    def _unpaid(self, request: OrderRequest, street: Street) -> str:
-        held = self.positions.get((request.symbol, request.product), 0)
-        if request.product == "CNC":
-            held += self.holdings.get(request.symbol, 0)
-        signed = request.quantity if request.side == "BUY" else -request.quantity
-        if request.product == "CNC" and held + signed < 0:
-            return f"Insufficient stock holding. Check for open orders. Held {held}, asked for {request.quantity}."
-        # What closes a position needs no money; what opens one is paid at the last price.
-        opening = max(abs(held + signed) - abs(held), 0)
-        needed = opening * (request.price_paise or street.last_paise or street.listing.previous_close_paise)
-        if needed > self.cash_paise:
-            return (
-                f"Insufficient funds. Required margin is {needed / 100:.2f} but available margin is "
-                f"{self.cash_paise / 100:.2f}."
-            )
-        return ""
+    def _price_of(self, request: OrderRequest) -> int:
+        """What one share of an order blocks: its limit, its trigger, or the last price."""
+        return request.price_paise or request.trigger_paise or self.streets[request.symbol].known_paise
 
-    def _limit(self, request: OrderRequest, street: Street) -> int:
-        """The worst price that an order accepts."""
-        if request.price_paise is not None:
-            return request.price_paise
-        protection = request.market_protection or 0.0
-        reach = (_OWN_PROTECTION if protection < 0 else protection) / 100.0
-        last = street.last_paise or street.listing.previous_close_paise
-        tick = street.listing.tick_paise
-        lowest, highest = street.listing.limits_paise
-        if request.side == "BUY":
-            return min(int(last * (1.0 + reach)) // tick * tick, highest)
-        return max(-(-int(last * (1.0 - reach)) // tick) * tick, lowest)
+    def _over(self, order: BookedOrder, status: str) -> None:
+        self._working[order.request.symbol].remove(order)
+        self._step(order, status)
 
     def _step(self, order: BookedOrder, status: str, *, tell: bool = True) -> None:
         order.status = status
         order.history.append((self.now_ns(), status))
         if tell:
             self._told(order)
-
-
-def _accepts(side: str, limit_paise: int, price_paise: int) -> bool:
-    return price_paise <= limit_paise if side == "BUY" else price_paise >= limit_paise
-
-
-def _reached(request: OrderRequest, price_paise: int) -> bool:
-    """Whether a stop order's trigger was reached by a trade."""
-    assert request.trigger_paise is not None
-    return price_paise >= request.trigger_paise if request.side == "BUY" else price_paise <= request.trigger_paise

@@ -8,6 +8,7 @@ from zoneinfo import ZoneInfo
 
 from finsense.live.rehearsal.booked import BookedOrder, Execution
 from finsense.live.rehearsal.exchange import RehearsalExchange
+from finsense.live.rehearsal.purse import Position
 from finsense.live.rehearsal.street import Level, Street
 
 GATEWAY_HTML = "<html><head><title>502 Bad Gateway</title></head><body><h1>502 Bad Gateway</h1></body></html>"
@@ -54,8 +55,9 @@ def order_row(order: BookedOrder, status: str | None = None) -> dict[str, Any]:
     """An order as in GET /orders; `status` replaces its own, for the history."""
     request = order.request
     shown = order.status if status is None else status
+    own = [request.tag] if order.tagged else []
     return {
-        "placed_by": "AB1234",
+        "placed_by": order.placed_by,
         "order_id": order.order_id,
         "exchange_order_id": None if shown in ("REJECTED", "PUT ORDER REQ RECEIVED") else f"12{order.order_id}",
         "parent_order_id": None,
@@ -86,8 +88,8 @@ def order_row(order: BookedOrder, status: str | None = None) -> dict[str, Any]:
         "cancelled_quantity": order.left if order.status == "CANCELLED" else 0,
         "market_protection": 0,
         "meta": {},
-        "tag": request.tag,
-        "tags": ["mktp", request.tag] if request.kind in ("MARKET", "SL-M") else [request.tag],
+        "tag": request.tag if order.tagged else None,
+        "tags": ["mktp", *own] if request.kind in ("MARKET", "SL-M") else own,
         "guid": f"guid{order.order_id}",
     }
 
@@ -114,45 +116,94 @@ def trade_row(execution: Execution) -> dict[str, Any]:
 
 def positions(exchange: RehearsalExchange) -> dict[str, list[dict[str, Any]]]:
     """GET /portfolio/positions; a closed position stays in it with the quantity 0."""
-    rows = [
-        {
-            "tradingsymbol": symbol,
-            "exchange": "NSE",
-            "instrument_token": exchange.streets[symbol].listing.token,
-            "product": product,
-            "quantity": shares,
-            "overnight_quantity": 0,
-            "multiplier": 1,
-            "last_price": rupees(exchange.streets[symbol].last_paise),
-        }
-        for (symbol, product), shares in exchange.positions.items()
-    ]
+    rows = []
+    for (symbol, product), one in exchange.purse.positions.items():
+        last = exchange.streets[symbol].known_paise
+        whole = one.sold_paise - one.bought_paise + one.quantity * last
+        rows.append(
+            {
+                "tradingsymbol": symbol,
+                "exchange": "NSE",
+                "instrument_token": exchange.streets[symbol].listing.token,
+                "product": product,
+                "quantity": one.quantity,
+                "overnight_quantity": 0,
+                "multiplier": 1,
+                "buy_quantity": one.bought,
+                "buy_value": rupees(one.bought_paise),
+                "buy_price": one.bought_paise / one.bought / 100 if one.bought else 0,
+                "sell_quantity": one.sold,
+                "sell_value": rupees(one.sold_paise),
+                "sell_price": one.sold_paise / one.sold / 100 if one.sold else 0,
+                "average_price": _average(one),
+                "last_price": rupees(last),
+                "close_price": 0,
+                "value": rupees(one.sold_paise - one.bought_paise),
+                "pnl": rupees(whole),
+                "m2m": rupees(whole),
+            }
+        )
     return {"net": rows, "day": rows}
 
 
+def _average(position: Position) -> float:
+    """Average price of the side that is open, rupees."""
+    if position.quantity > 0:
+        return position.bought_paise / position.bought / 100
+    return position.sold_paise / position.sold / 100 if position.quantity < 0 else 0
+
+
 def holdings(exchange: RehearsalExchange) -> list[dict[str, Any]]:
-    """GET /portfolio/holdings."""
-    return [
-        {"tradingsymbol": symbol, "exchange": "NSE", "product": "CNC", "quantity": shares, "t1_quantity": 0}
-        for symbol, shares in exchange.holdings.items()
-    ]
+    """GET /portfolio/holdings: shares sold today leave `quantity`, and stand in the positions below 0 as well.
+
+    What was bought yesterday is `t1_quantity`, and no part of `quantity`; `opening_quantity` is both, as the night
+    left them (payloads recorded by the vendor; that a sale reduces the holdings: its support page).
+    """
+    rows = []
+    for symbol, held in exchange.purse.holdings.items():
+        used = max(-exchange.positions.get((symbol, "CNC"), 0), 0)
+        unsettled = held.unsettled - max(used - held.settled, 0)
+        rows.append(
+            {
+                "tradingsymbol": symbol,
+                "exchange": "NSE",
+                "instrument_token": exchange.streets[symbol].listing.token,
+                "product": "CNC",
+                "quantity": max(held.settled - used, 0),
+                "used_quantity": used,
+                "t1_quantity": unsettled,
+                "realised_quantity": held.settled,
+                "opening_quantity": held.shares,
+                "authorised_quantity": 0,
+                "collateral_quantity": 0,
+                "discrepancy": False,
+                "last_price": rupees(exchange.streets[symbol].known_paise),
+            }
+        )
+    return rows
 
 
 def margins(exchange: RehearsalExchange) -> dict[str, Any]:
-    """One segment of GET /user/margins."""
-    cash = rupees(exchange.cash_paise)
+    """One segment of GET /user/margins: `cash` is that of the morning, `live_balance` what may be spent now."""
+    opening, live = exchange.purse.opening_paise, exchange.spendable_paise
     return {
         "enabled": True,
-        "net": cash,
+        "net": rupees(live),
         "available": {
             "adhoc_margin": 0,
-            "cash": cash,
-            "opening_balance": cash,
-            "live_balance": cash,
+            "cash": rupees(opening),
+            "opening_balance": rupees(opening),
+            "live_balance": rupees(live),
             "collateral": 0,
             "intraday_payin": 0,
         },
-        "utilised": {"debits": 0, "exposure": 0, "m2m_realised": 0, "m2m_unrealised": 0, "span": 0},
+        "utilised": {
+            "debits": rupees(opening - live),
+            "exposure": 0,
+            "m2m_realised": 0,
+            "m2m_unrealised": 0,
+            "span": 0,
+        },
     }
 
 
@@ -171,12 +222,12 @@ def instruments(streets: dict[str, Street]) -> str:
 
 def quote(street: Street) -> dict[str, Any]:
     """One symbol of GET /quote."""
-    lowest, highest = street.listing.limits_paise
+    lowest, highest = street.limits_paise
     return {
         "instrument_token": street.listing.token,
         "timestamp": stamp(street.traded_ns),
         "last_trade_time": stamp(street.traded_ns),
-        "last_price": rupees(street.last_paise),
+        "last_price": rupees(street.known_paise),
         "last_quantity": street.last_shares,
         "volume": street.volume,
         "average_price": street.value_paise / street.volume / 100 if street.volume else 0,

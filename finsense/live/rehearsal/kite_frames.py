@@ -13,13 +13,20 @@ _SECOND_NS = 1_000_000_000
 _HEAD, _LEVEL = struct.Struct(">16I"), struct.Struct(">IIHxx")
 
 
-def full_packet(street: Street) -> bytes:
-    """All that the stream tells of a share in full mode, 184 bytes."""
+def full_packet(street: Street, now_ns: int, skew_ns: int) -> bytes:
+    """All that the stream tells of a share in full mode, 184 bytes.
+
+    Args:
+        street: of the share.
+        now_ns: of the exchange; it stamps what is told before the day's first trade.
+        skew_ns: how far the clock is off that stamps.
+    """
     listing = street.listing
-    second = street.traded_ns // _SECOND_NS
+    traded = (street.traded_ns + skew_ns) // _SECOND_NS if street.traded_ns else 0
+    stamp = traded or (now_ns + skew_ns) // _SECOND_NS
     head = _HEAD.pack(
         listing.token,
-        street.last_paise,
+        street.known_paise,
         street.last_shares,
         street.value_paise // street.volume if street.volume else 0,
         street.volume,
@@ -29,26 +36,17 @@ def full_packet(street: Street) -> bytes:
         street.high_paise,
         street.low_paise,
         listing.previous_close_paise,
-        second,
+        traded,
         0,
         0,
         0,
-        second,
+        stamp,
     )
     return head + _levels(street.bids) + _levels(street.asks)
 
 
-def quote_packet(street: Street) -> bytes:
-    """What it tells in quote mode, 44 bytes."""
-    return full_packet(street)[:44]
-
-
-def ltp_packet(street: Street) -> bytes:
-    """What it tells in ltp mode, 8 bytes."""
-    return full_packet(street)[:8]
-
-
-PACKETS = {"ltp": ltp_packet, "quote": quote_packet, "full": full_packet}
+# How much of it the other modes tell; quote mode has no stamp and no order book.
+MODES = {"ltp": 8, "quote": 44, "full": 184}
 
 
 def frame(packets: Iterable[bytes]) -> bytes:

@@ -1,100 +1,69 @@
-"""Runs a rehearsal: a clock, a market that plays, an exchange, and Kite's two interfaces on one port of loopback."""
+"""Runs a rehearsal: a clock, a day that plays, an exchange, and Kite's two interfaces on one port of loopback."""
 
 import asyncio
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple, Self
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Self, TypeVar, Unpack
 
-import structlog
 from aiohttp import web
 
+from finsense.live.brokers.rate_limits import KITE_LIMITS
+from finsense.live.rehearsal import candles
+from finsense.live.rehearsal.candles import Candles
+from finsense.live.rehearsal.clock import RehearsalClock
+from finsense.live.rehearsal.control import Control
+from finsense.live.rehearsal.day import Day, appoint_the_day
 from finsense.live.rehearsal.exchange import RehearsalExchange
 from finsense.live.rehearsal.faults import Faults
-from finsense.live.rehearsal.hours import Phase, phase_at
+from finsense.live.rehearsal.host import Host
+from finsense.live.rehearsal.hours import SQUARE_OFF_BEFORE_NS, Phase, Troubles, end_ns, phase_at
+from finsense.live.rehearsal.kite_guard import KiteGuard
 from finsense.live.rehearsal.kite_server import KiteServer
 from finsense.live.rehearsal.kite_socket import KiteSocket
+from finsense.live.rehearsal.limits import ServerLimits
+from finsense.live.rehearsal.logins import Logins
 from finsense.live.rehearsal.street import Street
-from finsense.market.bars import Bar
+from finsense.live.rehearsal.tape import StreetTrade, Tape
+from finsense.live.rehearsal.terms import Terms
+from finsense.market.bars import Bars
 from finsense.market.calendar import TradingSession
 
 API_KEY, API_SECRET = "rehearsalkey", "rehearsalsecret"
-_START_S = 10.0
 _SECOND_NS = 1_000_000_000
 # How often a waiting market looks at its clock, seconds.
 _LOOK_S = 0.02
+# What happens to an order "a moment later": by the rehearsal's clock, or in real time where that stands still.
+_MOMENT_NS, _MOMENT_S = _SECOND_NS, 0.05
 
-log = structlog.get_logger()
-
-
-class StreetTrade(NamedTuple):
-    """What others trade.
-
-    Attributes:
-        time_ns: instant, ns UTC.
-        symbol: of which share.
-        price_paise: of one.
-        shares: how many.
-    """
-
-    time_ns: int
-    symbol: str
-    price_paise: int
-    shares: int
-
-
-def trades_of_bar(symbol: str, bar: Bar, interval_ns: int, tick_paise: int) -> Iterator[StreetTrade]:
-    """Four trades that make the bar again: its open, its extremes in the order of the nearer one first, its close."""
-    prices = [bar.open, bar.low, bar.high, bar.close]
-    if bar.high - bar.open < bar.open - bar.low:
-        prices[1], prices[2] = prices[2], prices[1]
-    for place, price in enumerate(prices):
-        shares = bar.volume // 4 + (bar.volume % 4 if place == 3 else 0)
-        if shares:
-            paise = round(price * 100 / tick_paise) * tick_paise
-            yield StreetTrade(bar.time_ns + place * interval_ns // 4, symbol, paise, shares)
-
-
-class RehearsalClock:
-    """The time of a rehearsal: it stands still until it is set, or runs so many times faster than real time.
-
-    Args:
-        start_ns: first instant, ns UTC.
-        speed: 0 stands still.
-    """
-
-    def __init__(self, start_ns: int, speed: float = 0.0) -> None:
-        self._base_ns, self._base_s, self.speed = start_ns, time.monotonic(), speed
-
-    def now_ns(self) -> int:
-        """The instant now, ns UTC."""
-        return self._base_ns + int((time.monotonic() - self._base_s) * self.speed * _SECOND_NS)
-
-    def set(self, time_ns: int) -> None:
-        """Go to an instant."""
-        self._base_ns, self._base_s = time_ns, time.monotonic()
+Answer = TypeVar("Answer")
 
 
 class Rehearsal:
     """A whole rehearsal in a thread of its own; use it in a `with` statement.
 
+    Where the clock stands still (speed 0) the day is played by hand: `play`, `play_until`. Else it plays itself. After
+    the day the server stays up for readings.
+
     Args:
         streets: symbol -> its street.
         sessions: symbol -> its session of the day.
-        trades: what others trade, in the order of time; played by the clock, or by `play`.
+        trades: what others trade, in the order of time.
         clock: of the rehearsal.
-        balance_paise: cash of the account.
-        faults: what goes wrong.
-        halts: half-open spans, ns UTC, in which the whole market stands still.
-        candles: answers for the past: token, interval, first, last (as text) -> rows of the vendor.
-        port: of loopback; 0 takes a free one.
+        past: symbol -> bars of the days before, for candles.
+        **terms: see there.
 
     Attributes:
         exchange: the matching engine; touch it from other threads through `call` alone.
         faults: see above.
+        clock: see above.
+        sessions: see above.
         rest: the REST half.
         stream: the streaming half.
-        port: where it listens.
+        logins: who is logged in.
+        tapes: symbol -> the minutes that were played.
+        limits: of requests.
+        waits: whether the day begins only when somebody listens; see `Terms`.
+        runs: whether it has begun to play itself.
     """
 
     def __init__(
@@ -103,29 +72,51 @@ class Rehearsal:
         sessions: dict[str, TradingSession],
         trades: Iterable[StreetTrade],
         clock: RehearsalClock,
-        *,
-        balance_paise: int,
-        faults: Faults | None = None,
-        halts: tuple[tuple[int, int], ...] = (),
-        candles: Callable[[int, str, str, str], list[list[Any]]] = lambda *_: [],
-        port: int = 0,
+        past: Mapping[str, Bars] | None = None,
+        **terms: Unpack[Terms],
     ) -> None:
-        self.faults = faults or Faults()
-        self.clock, self.port = clock, port
-        self._trades = iter(trades)
-
-        def phase(symbol: str) -> Phase:
-            return phase_at(sessions.get(symbol), clock.now_ns(), halts)
-
+        self.clock, self.sessions = clock, sessions
+        self.faults = terms.get("faults") or Faults()
+        self.tapes = {symbol: Tape() for symbol in streets}
+        self._troubles = Troubles(terms.get("halts", ()), terms.get("outages", ()))
+        self._start_ns = terms.get("start_ns")
+        self.waits, self.runs = terms.get("waits", False), False
+        self._day = Day(trades)
         self.exchange = RehearsalExchange(
-            streets, balance_paise, phase, clock.now_ns, lambda order: self.stream.tell(order)
+            streets,
+            terms["balance_paise"],
+            self._phase,
+            clock.now_ns,
+            lambda order: self.stream.tell(order),
+            terms.get("holdings"),
         )
-        self.rest = KiteServer(self.exchange, self.faults, api_key=API_KEY, api_secret=API_SECRET, candles=candles)
-        self.stream = KiteSocket(streets, self.faults, self.rest.knows)
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._started, self._stop = threading.Event(), asyncio.Event()
-        self._failed: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name="rehearsal", daemon=True)
+        square_off_before_ns = terms.get("square_off_before_ns", SQUARE_OFF_BEFORE_NS)
+        appoint_the_day(self._day, self.exchange, sessions, self.tapes, square_off_before_ns)
+        self.logins = Logins(
+            API_KEY,
+            API_SECRET,
+            ended=lambda: self.stream.drop_the_dead(API_KEY),
+            redirect_url=terms.get("redirect_url"),
+        )
+        self.rest = KiteServer(
+            self.exchange, self.faults, self.logins, api_key=API_KEY, candles=self._candles, later=self._later
+        )
+        self.stream = KiteSocket(
+            streets, self.faults, self.logins.knows, now_ns=clock.now_ns, restart=self._restart_soon
+        )
+        # Who plays by hand asks as fast as a test runs; orders are counted there too.
+        usual = KITE_LIMITS if clock.speed else {"order": KITE_LIMITS["order"]}
+        self.limits = ServerLimits(terms.get("limits", usual), now_s=time.monotonic)
+        self._shown = {
+            street.listing.token: Candles((past or {}).get(symbol), sessions[symbol], street, self.tapes[symbol])
+            for symbol, street in streets.items()
+        }
+        self._host = Host(self._application, self._work, self.stream.close, terms.get("port", 0))
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        return self._host.port
 
     @property
     def root(self) -> str:
@@ -137,106 +128,182 @@ class Rehearsal:
         """Address of the streaming half."""
         return f"ws://127.0.0.1:{self.port}"
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        if not self._started.wait(_START_S) or self._failed is not None:
-            raise RuntimeError(f"the rehearsal did not start: {self._failed}")
-        return self
+    @property
+    def login_root(self) -> str:
+        """Address of the login page, for `KiteConnect._default_login_uri`."""
+        return f"{self.root}/connect/login"
 
-    def __exit__(self, *_: object) -> None:
-        assert self._loop is not None
-        if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join()
-        if self._failed is not None:
-            raise RuntimeError(f"the rehearsal failed: {self._failed!r}") from self._failed
+    @property
+    def end_ns(self) -> int:
+        """When the last share's day is over, ns UTC."""
+        return max(end_ns(session) for session in self.sessions.values())
 
     @property
     def running(self) -> bool:
-        """Whether it still plays; false after a fault of its own."""
-        return self._thread.is_alive()
+        """Whether it is up; false after a fault of its own."""
+        return self._host.running
+
+    def __enter__(self) -> Self:
+        if self._start_ns is not None:
+            self._skip_to(self._start_ns)
+        self._host.open()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._host.close()
 
     def log_in(self) -> str:
-        """An access token, as a user gets it who logs in; one of before dies."""
-        token = f"access{self.call(self.rest.new_login)}"
+        """An access token, as a user gets it who logs in; one of before dies, and its streams with it."""
+        return self.call(self.logins.log_in)
 
-        def give() -> None:
-            self.rest.access_tokens = {token}
+    def expire_token(self) -> None:
+        """Let every access token die, as the vendor does about 06:00."""
+        self.call(self.logins.expire)
 
-        self.call(give)
-        return token
+    def restart_server(self) -> None:
+        """Close all connections and the port, and open it again after a moment; returns when it is open."""
+        self._host.wait_for(self._restart())
 
-    def call(self, act: Callable[[], Any]) -> Any:
+    def call(self, act: Callable[[], Answer]) -> Answer:
         """Do something in the rehearsal's own thread, between two requests."""
-        assert self._loop is not None
-
-        async def acted() -> Any:
-            return act()
-
-        return asyncio.run_coroutine_threadsafe(acted(), self._loop).result(_START_S)
+        return self._host.call(act)
 
     def play(self, count: int = 1) -> int:
-        """Let the next so many trades of others happen now; returns how many there were."""
-        assert self._loop is not None
-        return asyncio.run_coroutine_threadsafe(self._play(count), self._loop).result()
+        """Let the next so many trades of others happen now, and all that comes before; returns how many there were.
 
-    async def _play(self, count: int) -> int:
-        for done in range(count):
-            trade = next(self._trades, None)
-            if trade is None:
-                return done
-            self.clock.set(trade.time_ns)
-            await self._happen(trade)
-        return count
+        Raises:
+            RuntimeError: it plays by its clock.
+        """
+        return self._host.wait_for(self._play(count, None))
 
-    async def _happen(self, trade: StreetTrade) -> None:
-        self.exchange.trade(trade.symbol, trade.price_paise, trade.shares)
-        await self.stream.publish(self.exchange.streets[trade.symbol])
+    def play_until(self, time_ns: int) -> int:
+        """Let everything happen up to an instant (ns UTC), inclusive, and go there; returns the trades of others.
 
-    async def _play_by_the_clock(self) -> None:
-        for trade in self._trades:
-            while self.clock.now_ns() < trade.time_ns:
-                await asyncio.sleep(_LOOK_S)
-            await self._happen(trade)
+        Raises:
+            RuntimeError: it plays by its clock.
+        """
+        return self._host.wait_for(self._play(None, time_ns))
+
+    def appoint(self, time_ns: int, act: Callable[[], None]) -> None:
+        """Let something happen at an instant of the day, ns UTC; before the rehearsal is open, or through `call`."""
+        self._day.appoint(time_ns, act)
+
+    def state(self) -> dict[str, Any]:
+        """What is going on, in plain numbers; from other threads through `call` alone."""
+        exchange = self.exchange
+        return {
+            **self._time(),
+            "phases": {symbol: self._phase(symbol).value for symbol in self.sessions},
+            "over": self.clock.now_ns() >= self.end_ns,
+            "orders": len(exchange.orders),
+            "working": sum(order.working for order in exchange.orders),
+            "executions": len(exchange.executions),
+            "posted": self.rest.posted,
+            "cash_paise": exchange.cash_paise,
+            "spendable_paise": exchange.spendable_paise,
+            "positions": {" ".join(key): shares for key, shares in exchange.positions.items()},
+            "streams": self.stream.clients,
+            "logged_in": bool(self.logins.access_tokens),
+            "struck": dict(self.faults.struck),
+        }
+
+    def _time(self) -> dict[str, Any]:
+        return {"now_ns": self.clock.now_ns(), "speed": self.clock.speed if self.runs else 0.0}
+
+    def _phase(self, symbol: str) -> Phase:
+        return phase_at(self.sessions.get(symbol), self.clock.now_ns(), self._troubles)
+
+    def _candles(self, token: str, interval: str, first: str, last: str) -> list[list[Any]]:
+        return candles.answer(self._shown, self.end_ns, self.clock.now_ns(), token, interval, first, last)
+
+    def _later(self, act: Callable[[], None]) -> None:
+        if not self.runs:
+            asyncio.get_running_loop().call_later(_MOMENT_S, act)
+            return
+        self._day.appoint(self.clock.now_ns() + _MOMENT_NS, act)
+        self.clock.hold(self._day.next_ns())
+
+    async def _play(self, count: int | None, until_ns: int | None) -> int:
+        """So many trades, or to an instant."""
+        if self.clock.speed:
+            raise RuntimeError(f"this rehearsal plays by its clock, {self.clock.speed:g} times faster than real time")
+        played = 0
+        while played != count:
+            next_ns = self._day.next_ns()
+            if next_ns is None or (until_ns is not None and next_ns > until_ns):
+                break
+            self.clock.set(next_ns)
+            played += self._happen()
+            await self.stream.room()
+            # What was told is written, and requests are served.
+            await asyncio.sleep(0)
+        if until_ns is not None:
+            self.clock.set(max(until_ns, self.clock.now_ns()))
+        return played
+
+    def _happen(self) -> bool:
+        """The day's next thing; says whether it was a trade of others."""
+        thing = self._day.take()
+        if not isinstance(thing, StreetTrade):
+            thing.act()
+            return False
+        # A halted market and one that cannot be reached have no trades, whatever was recorded.
+        if self._phase(thing.symbol) is Phase.CONTINUOUS:
+            self.tapes[thing.symbol].note(thing)
+            self.exchange.trade(thing.symbol, thing.price_paise, thing.shares)
+            self.stream.publish(self.exchange.streets[thing.symbol])
+        return True
+
+    async def _work(self) -> None:
+        """Play by the clock; where it stands still, wait for whoever plays by hand."""
+        if not self.clock.speed:
+            await asyncio.Event().wait()
+        if self.waits:
+            await self.stream.listened()
+        self.runs = True
+        self.clock.begin()
+        while True:
+            next_ns = self._day.next_ns()
+            self.clock.hold(next_ns)
+            away_s = _LOOK_S if next_ns is None else self.clock.real_seconds_to(next_ns)
+            if away_s > 0:
+                await asyncio.sleep(min(away_s, _LOOK_S))
+                continue
+            self._happen()
+            # Faster than real time the market can wait for those who listen; in real time it cannot.
+            if self.clock.speed > 1:
+                await self.stream.room()
             # A market far behind its clock must not starve the requests.
             await asyncio.sleep(0)
 
-    def _run(self) -> None:
-        try:
-            asyncio.run(self._serve())
-        except BaseException as error:
-            # Told by whoever waits for it, not by the thread.
-            self._failed = error
-            self._started.set()
+    def _skip_to(self, start_ns: int) -> None:
+        """Play what comes before anyone can connect."""
+        while (next_ns := self._day.next_ns()) is not None and next_ns <= start_ns:
+            self.clock.set(next_ns)
+            self._happen()
+        self.clock.set(start_ns)
 
-    async def _serve(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        application = self.rest.application()
+    def _application(self) -> web.Application:
+        guard = KiteGuard(self.logins, self.faults, self.limits, now_ns=self.clock.now_ns, restart=self._restart_soon)
+        application = guard.application()
+        self.rest.add_routes(application)
         application.router.add_get("/", self.stream.handle)
-        # A client that gives up must end its handler, which may be one that hangs on purpose.
-        runner = web.AppRunner(application, access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
-        await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", self.port)
-        await site.start()
-        self.port = runner.addresses[0][1]
-        playing = asyncio.create_task(self._play_by_the_clock()) if self.clock.speed else None
-        self._started.set()
-        log.info("the rehearsal is open", root=self.root)
-        stopping = asyncio.create_task(self._stop.wait())
-        waited: set[asyncio.Task[Any]] = {stopping} if playing is None else {stopping, playing}
-        try:
-            while not stopping.done():
-                done, _ = await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
-                for task in done - {stopping}:
-                    waited.remove(task)
-                    # A market that died must not look like one that is quiet.
-                    task.result()
-        finally:
-            stopping.cancel()
-            if playing is not None:
-                playing.cancel()
-            await self._close(runner)
+        application.add_routes(self.logins.routes())
+        control = Control(
+            self._time,
+            self.state,
+            self.faults,
+            play=self._play,
+            expire=self.logins.expire,
+            restart=self._restart_soon,
+        )
+        application.add_routes(control.routes())
+        return application
 
-    async def _close(self, runner: web.AppRunner) -> None:
-        await self.stream.close()
-        await runner.cleanup()
+    def _restart_soon(self) -> None:
+        self.stream.drop_all()
+        self._host.restart_soon()
+
+    async def _restart(self) -> None:
+        self.stream.drop_all()
+        await self._host.restart()

@@ -8,6 +8,8 @@ from finsense.market.order_book import DEPTH_LEVELS
 
 # Shares at one level: a log-normal around this many, as thick as a large stock's book in a quiet minute.
 _LEVEL_SHARES, _LEVEL_SPREAD = 400.0, 0.8
+# Closing auction: 3 % around its reference price (NSE/CMTR/73362 of 18 Mar 2026).
+_AUCTION_BAND = 0.03
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,7 @@ class Street:
         traded_ns: instant of the last trade, ns UTC.
         bids: buyers, best price first.
         asks: sellers, best price first.
+        reference_paise: that of the closing auction; 0 before it.
     """
 
     listing: Listing
@@ -79,10 +82,31 @@ class Street:
     traded_ns: int = 0
     bids: list[Level] = field(default_factory=list)
     asks: list[Level] = field(default_factory=list)
+    reference_paise: int = 0
+
+    @property
+    def known_paise(self) -> int:
+        """The last price, before the first trade that of the day before."""
+        return self.last_paise or self.listing.previous_close_paise
+
+    @property
+    def limits_paise(self) -> tuple[int, int]:
+        """Lowest and highest price now: in the closing auction within 3 % of its reference price."""
+        lowest, highest = self.listing.limits_paise
+        if not self.reference_paise:
+            return lowest, highest
+        tick = self.listing.tick_paise
+        reach = int(self.reference_paise * _AUCTION_BAND)
+        above = -(-(self.reference_paise - reach) // tick) * tick
+        return max(lowest, above), min(highest, (self.reference_paise + reach) // tick * tick)
 
     def trade(self, time_ns: int, price_paise: int, shares: int) -> None:
-        """Others traded at a price; the book is drawn anew around it."""
-        self.note(time_ns, price_paise, shares)
+        """Others traded at a price; the book is drawn anew around it.
+
+        Our own fills take from the book and are not printed: the day is the one that was recorded, whatever we do, so
+        that two rehearsals of it show the same market.
+        """
+        self._print(time_ns, price_paise, shares)
         tick = self.listing.tick_paise
         lowest, highest = self.listing.limits_paise
         # The last trade hit one side of the book; the spread is one or two ticks wide.
@@ -94,8 +118,12 @@ class Street:
         self.bids = [] if price_paise <= lowest else self._side(best_bid, -tick, lowest, highest)
         self.asks = [] if price_paise >= highest else self._side(best_ask, tick, lowest, highest)
 
-    def note(self, time_ns: int, price_paise: int, shares: int) -> None:
-        """Take a trade into the day's figures alone; our own fills are trades too."""
+    def close_at(self, time_ns: int, price_paise: int, shares: int) -> None:
+        """The closing auction matched: a trade after which no book is left."""
+        self._print(time_ns, price_paise, shares)
+        self.bids, self.asks = [], []
+
+    def _print(self, time_ns: int, price_paise: int, shares: int) -> None:
         self.last_paise, self.last_shares, self.traded_ns = price_paise, shares, time_ns
         self.volume += shares
         self.value_paise += price_paise * shares
