@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test fuzz proofs proofs-full format bench clean
+.PHONY: setup demo test fuzz proofs proofs-full soak format bench clean
 
 setup: $(STAMP)
 
@@ -35,6 +35,10 @@ proofs: setup
 # At the size of docs/results.md, some ten minutes more.
 proofs-full: setup
 	FINSENSE_PROOF_SEEDS=10 $(BIN)/pytest -m slow
+
+# The crash law at its full size and whole simulated days, about an hour; their results are in docs/live.md.
+soak: setup
+	$(BIN)/pytest -n 4 -m slow tests/test_crash_law.py tests/test_whole_days.py
 
 format: setup
 	$(BIN)/ruff format .

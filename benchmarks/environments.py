@@ -131,7 +131,7 @@ def _vector_contender(envs: TradingVecEnv, steps: int) -> Contender:
     actions = np.empty((steps, envs.num_envs), np.int64)
     rng = np.random.default_rng(0)
     for row in actions:
-        row[:] = _random_legal(envs.core, rng)
+        row[:] = random_legal(envs.core, rng)
         envs.step(row)
 
     def work() -> None:
@@ -156,12 +156,12 @@ def _single_contender(env: TradingEnv, steps: int) -> Contender:
 
     env.reset(seed=0)
     for _ in range(steps):
-        actions.append(int(_random_legal(env.core, rng)[0]))
+        actions.append(int(random_legal(env.core, rng)[0]))
         step(actions[-1])
     return Contender(work, steps, lambda: env.reset(seed=0))
 
 
-def _random_legal(core: TradingCore, rng: np.random.Generator) -> NDArray[np.int64]:
+def random_legal(core: TradingCore, rng: np.random.Generator) -> NDArray[np.int64]:
     """One legal action for each env, all equally likely."""
     scores = rng.random(core.masks.shape)
     scores[~core.masks] = -1.0

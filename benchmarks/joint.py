@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.environments import _random_legal as random_legal
+from benchmarks.environments import random_legal
 from benchmarks.markets import SESSION_BARS, account_rules, bars_of, setting, state_spec
 from benchmarks.measurement import Contender, Effort, Measurement, Peer, measure_rate
 from finsense.account.exchange import SimulatedExchange

@@ -5,18 +5,19 @@
 
 import datetime as dt
 import os
-from collections import Counter
 from pathlib import Path
 
 import pytest
 from bundles import make_bundle, setting
-from crash_law import RATES, Life, as_json, crash_day
+from crash_law import Life, as_json, crash_day
 from rehearsals import MUHURAT, at, simulated
 
-from finsense.live.rehearsal.faults import Fault
 from finsense.market.calendar import nse_calendar
 
 KILLS = int(os.environ.get("FINSENSE_SOAK_KILLS", "2000"))
+RECORD = Path(os.environ.get("FINSENSE_SOAK_RECORD", "runs/soak.jsonl"))
+# Days that may run side by side.
+LANES = 4
 # The seed of a random network that trades often on bars of a minute.
 POLICY = 0
 # Small enough that a minute's noise reaches the stops.
@@ -49,23 +50,29 @@ def test_fifty_kills_lose_nothing_and_double_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_two_thousand_kills_lose_nothing_and_double_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Day after day, until so many loops were killed; each day is checked as a whole."""
-    date, kills, day = dt.date(2026, 7, 1), 0, 0
-    total: Counter[Fault] = Counter()
-    while kills < KILLS:
+@pytest.mark.parametrize("lane", range(LANES))
+def test_two_thousand_kills_lose_nothing_and_double_nothing(lane: int, tmp_path: Path) -> None:
+    """Day after day, until so many loops were killed; each day is checked as a whole, and noted in `runs/`."""
+    kills, day, date = 0, lane, dt.date(2026, 7, 1) + dt.timedelta(7 * lane)
+    while kills < KILLS // LANES:
         date += dt.timedelta(1)
         if nse_calendar().session(date, derivatives=True) is None:
             continue
         folder = tmp_path / str(date)
         folder.mkdir()
-        changes = {"exits": STOPS} if day % 2 else {}
-        bundle = make_bundle(folder / "bundle", setting(**changes), seed=day)
-        markets = simulated("SIMA", "SIMB", "SIMC", date=date, days=6, interval="5m", seed=day)
-        until_ns = at("14:45", date)
-        life = crash_day(folder, bundle.path, markets, date, speed=90, kills=KILLS - kills, until_ns=until_ns, seed=day)
+        bundle = make_bundle(folder / "bundle", setting(**({"exits": STOPS} if day % 2 else {})), seed=day)
+        life = crash_day(
+            folder,
+            bundle.path,
+            simulated("SIMA", "SIMB", date=date, days=6, interval="5m", seed=day),
+            date,
+            speed=40,
+            kills=KILLS // LANES - kills,
+            until_ns=at("14:45", date),
+            seed=day,
+        )
+        assert life.orders > 10, as_json(life)
         kills, day = kills + life.kills, day + 1
-        total.update(life.struck)
-        with capsys.disabled():
-            print(f"{date} {as_json(life)}", flush=True)  # noqa: T201
-    assert {fault for fault in RATES if total[fault]} >= set(RATES) - {Fault.STREAM_SILENT, Fault.TICK_GAP}, total
+        RECORD.parent.mkdir(exist_ok=True)
+        with RECORD.open("a") as record:
+            record.write(f"{date} {as_json(life)}\n")

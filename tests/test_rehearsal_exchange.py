@@ -12,6 +12,8 @@ from finsense.live.orders import OrderRequest
 from finsense.live.rehearsal.booked import BookedOrder, Refused
 from finsense.live.rehearsal.exchange import RehearsalExchange
 from finsense.live.rehearsal.hours import Phase, Troubles, auction_match_ns, phase_at
+from finsense.live.rehearsal.kite_answers import holdings
+from finsense.live.rehearsal.purse import Holding
 from finsense.live.rehearsal.street import Level, Listing, Street
 from finsense.market.calendar import MINUTE_NS, nse_calendar
 
@@ -187,6 +189,60 @@ def test_the_day_has_its_phases() -> None:
     assert phase_at(session, session.open_ns, Troubles(halts=(halt,))) is Phase.HALTED
     assert phase_at(session, session.open_ns, Troubles(outages=(halt,))) is Phase.OUTAGE
     assert phase_at(None, 0) is Phase.CLOSED
+
+
+def test_the_better_price_is_served_before_the_earlier_order(bench: Bench) -> None:
+    early = bench.ask(quantity=10, kind="LIMIT", price_paise=149_980)
+    better = bench.ask(quantity=10, kind="LIMIT", price_paise=149_985)
+    bench.exchange.trade("INFY", 149_980, 12)
+    assert (better.filled, early.filled) == (10, 2)
+
+
+def test_what_is_left_at_the_market_takes_from_the_next_book(bench: Bench) -> None:
+    bench.show([(149_995, 50)], [(150_005, 30), (150_010, 10)])
+    order = bench.ask(quantity=50)
+    assert (order.filled, order.limit_paise) == (40, 157_500)
+    bench.exchange.trade("INFY", 150_020, 1)
+    assert order.status == "COMPLETE"
+    assert max(one.price_paise for one in bench.exchange.executions) < 150_100
+
+
+def test_open_orders_and_shorts_block_money(bench: Bench) -> None:
+    exchange = bench.exchange
+    resting = bench.ask(quantity=20, kind="LIMIT", price_paise=149_000)
+    assert exchange.spendable_paise == BALANCE - 20 * 149_000
+    assert bench.ask(quantity=60, kind="LIMIT", price_paise=149_000).status == "REJECTED"
+    exchange.cancel(resting.order_id)
+    assert exchange.spendable_paise == BALANCE
+    short = bench.ask("SELL", 30)
+    # Its proceeds cannot be spent, and its whole value is blocked beside.
+    assert exchange.cash_paise == BALANCE + short.filled_paise
+    assert exchange.spendable_paise == BALANCE - short.filled_paise
+    assert bench.ask("SELL", 60).status == "REJECTED"
+    stop = bench.ask("BUY", 30, "SL-M", trigger_paise=155_000)
+    assert exchange.spendable_paise == BALANCE - short.filled_paise
+    exchange.cancel(stop.order_id)
+    back = bench.ask("BUY", 30)
+    assert back.status == "COMPLETE"
+    assert exchange.spendable_paise == exchange.cash_paise == BALANCE + short.filled_paise - back.filled_paise
+
+
+def test_shares_are_sold_once(bench: Bench) -> None:
+    exchange = bench.exchange
+    exchange.purse.holdings["INFY"] = Holding(settled=6, unsettled=4)
+    bought = bench.ask(quantity=5, product="CNC")
+    assert bought.status == "COMPLETE"
+    waiting = bench.ask("SELL", 12, "LIMIT", product="CNC", price_paise=151_000)
+    assert waiting.status == "OPEN"
+    assert "Insufficient stock holding" in bench.ask("SELL", 4, product="CNC").reason
+    sold = bench.ask("SELL", 3, product="CNC")
+    assert sold.status == "COMPLETE"
+    assert exchange.spendable_paise == BALANCE - bought.filled_paise + sold.filled_paise
+    exchange.cancel(waiting.order_id)
+    bench.ask("SELL", 9, product="CNC")
+    (row,) = holdings(exchange)
+    assert (row["quantity"], row["used_quantity"], row["t1_quantity"], row["opening_quantity"]) == (0, 7, 3, 10)
+    assert exchange.positions == {("INFY", "CNC"): -7}
 
 
 STEPS = st.one_of(

@@ -223,24 +223,31 @@ def test_the_command_says_that_its_port_is_taken() -> None:
 def test_the_command_tells_scripts_where_it_is_and_ends_on_a_signal(tmp_path: Path) -> None:
     told = tmp_path / "rehearsal.json"
     command = "from finsense.cli.main import app; app()"
-    arguments = ["rehearse", "--port", "0", "--state-file", str(told), "--from", "10:00", "--speed", "20"]
+    arguments = ["rehearse", "--port", "0", "--state-file", str(told), "--from", "10:00", "--no-wait", "--speed", "20"]
     with subprocess.Popen([sys.executable, "-c", command, *arguments], stdout=subprocess.PIPE, text=True) as process:
-        for _ in range(600):
-            if told.exists() or process.poll() is not None:
-                break
-            time.sleep(0.05)
-        found = json.loads(told.read_text())
-        assert told.stat().st_mode & 0o077 == 0
-        assert found["pid"] == process.pid
-        clock = asked(found["root"], "clock")
-        assert clock["speed"] == 20
-        assert at("10:00", DAY) <= clock["now_ns"] < at("15:00", DAY)
-        kite = KiteConnect(found["api_key"], found["access_token"], root=found["root"])
-        kite.reqsession.trust_env = False
-        assert kite.ltp("NSE:SIMA")["NSE:SIMA"]["last_price"] > 0
-        kite.reqsession.close()
-        os.kill(process.pid, signal.SIGTERM)
-        said, _ = process.communicate(timeout=30)
+        try:
+            said = _use_and_end(process, told)
+        finally:
+            process.kill()
     assert process.returncode == 0
     assert "0 orders, 0 fills" in said
     assert not told.exists()
+
+
+def _use_and_end(process: subprocess.Popen[str], told: Path) -> str:
+    for _ in range(600):
+        if told.exists() or process.poll() is not None:
+            break
+        time.sleep(0.05)
+    found = json.loads(told.read_text())
+    assert told.stat().st_mode & 0o077 == 0
+    assert found["pid"] == process.pid
+    clock = asked(found["root"], "clock")
+    assert clock["speed"] == 20
+    assert at("10:00", DAY) <= clock["now_ns"] < at("15:00", DAY)
+    kite = KiteConnect(found["api_key"], found["access_token"], root=found["root"])
+    kite.reqsession.trust_env = False
+    assert kite.ltp("NSE:SIMA")["NSE:SIMA"]["last_price"] > 0
+    kite.reqsession.close()
+    os.kill(process.pid, signal.SIGTERM)
+    return process.communicate(timeout=30)[0]

@@ -4,6 +4,7 @@ from typing import Any
 
 from numba import njit
 
+from finsense.account.blocking import opens
 from finsense.account.orders import fill_of, stop_fill_of
 from finsense.account.portfolio import apply_fill, apply_stop_fill
 from finsense.account.rules import AccountRules
@@ -16,16 +17,21 @@ from finsense.market.timeline import Clock
 
 
 @njit(cache=True)
-def fill_bar(account: Any, rules: Any, market: Any, schedule: Any, tick_paise: int) -> None:
+def fill_bar(account: Any, rules: Any, market: Any, schedule: Any, day: int, tick_paise: int) -> None:
     """Fill the waiting order at a bar's open, then the protective stop inside the bar, and book both.
+
+    An intraday order that would open or add never waits into another session: there it is cancelled.
 
     Args:
         account: one ACCOUNT record; `fill_*` and `stop_fill_*` tell what filled.
         rules: one RULES record.
         market: the bar's MARKET record.
         schedule: the SCHEDULE record in force.
+        day: of the bar at whose close the order was decided.
         tick_paise: of the bar at whose close the order was decided.
     """
+    if rules.intraday != 0 and day != market.day and opens(account, account.order):
+        account.order = 0
     quantity, price_paise = fill_of(account, rules, market, schedule)
     apply_fill(account, rules, schedule, market.day, quantity, price_paise, 0, tick_paise)
     if rules.exit_stop_ppm > 0:
@@ -34,9 +40,9 @@ def fill_bar(account: Any, rules: Any, market: Any, schedule: Any, tick_paise: i
 
 
 @njit(cache=True)
-def _fill(accounts: Any, rules: Any, markets: Any, schedules: Any, tick_paise: int) -> None:
+def _fill(accounts: Any, rules: Any, markets: Any, schedules: Any, day: int, tick_paise: int) -> None:
     account, rule, market = accounts[0], rules[0], markets[0]
-    fill_bar(account, rule, market, schedules[market.schedule], tick_paise)
+    fill_bar(account, rule, market, schedules[market.schedule], day, tick_paise)
     # The resting stop follows the close as the session's does, by the same lines.
     if rule.exit_trail_ppm > 0 and account.stop_paise != 0:
         trail_stop(account, rule, market)
@@ -74,9 +80,9 @@ class SimulatedExchange:
         Raises:
             TimelineError: the bar is not later than the last one.
         """
-        tick_paise = int(self._clock.record["tick_paise"][0])
+        day, tick_paise = self._clock.record[["day", "tick_paise"]][0].item()
         self._clock.advance(bar)
-        _fill(self.account, self._rules, self._clock.record, self._schedules, tick_paise)
+        _fill(self.account, self._rules, self._clock.record, self._schedules, day, tick_paise)
         account = self.account[0]
         fills = []
         if account["fill_quantity"]:

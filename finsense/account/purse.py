@@ -242,8 +242,7 @@ def fill_moment(
 
     An order may spend its own claim and what nobody claims. So the cash of an order that fills at its worst price or
     better is there, whatever the others' opens were; one that opened beyond it may be cut, and so may a sale that
-    brings less than its own charges. An intraday order that would open or add is cancelled when its symbol's next bar
-    is of another day.
+    brings less than its own charges.
 
     Args:
         accounts: see `close_moment`.
@@ -263,10 +262,7 @@ def fill_moment(
             share_fields(accounts[holder], account)
         holder = index
         account.reserved_paise = purse.tied_paise - claim.tied_paise
-        exits = account.position * account.order < 0 and abs(account.order) <= abs(account.position)
-        if rule.intraday != 0 and claim.day != market.day and not exits:
-            account.order = 0
-        fill_bar(account, rule, market, schedules[market.schedule], claim.tick_paise)
+        fill_bar(account, rule, market, schedules[market.schedule], claim.day, claim.tick_paise)
         # What is still owed short; until the mark at the price at which it was sold.
         price = account.fill_price_paise if account.fill_quantity < 0 else claim.close_paise
         tied_paise = 2 * max(-account.position, 0) * price

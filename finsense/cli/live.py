@@ -4,6 +4,7 @@ import signal
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,6 +29,8 @@ from finsense.model.bundle import Bundle, load_bundle
 
 SetupFile = Annotated[Path, typer.Argument(metavar="SETUP", exists=True, dir_okay=False, help="A live setup (YAML).")]
 log = structlog.get_logger()
+# A passphrase is asked for once, for the preflight and for what it lets begin.
+_opened = cache(open_secrets)
 
 
 def live(
@@ -47,24 +50,22 @@ def live(
         refuse("setup", f"{setup} names no broker; `finsense paper {setup}` trades it on paper", PREFLIGHT)
     bundle = load_bundle(found.bundle)
     _refuse_unproven(bundle)
-    with scene_of(found, setup, "live") as scene:
+    with scene_of(found, setup, "live", _opened) as scene:
         checks = looked_at(scene)
     if not green(checks):
         show(checks, f"{found.name} on {found.account}, live")
         refuse("preflight", f"not everything is well; mend it and look again: finsense preflight {setup} --mode live",
                PREFLIGHT)  # fmt: skip
+    log.info("the preflight is green", checks=len(checks), warnings=[one.name for one in checks if one.mend] or "none")
     _confirm(found, bundle, armed)
     run_setup(found, bundle, "live", as_json=as_json)
 
 
 def run_setup(setup: LiveSetup, bundle: Bundle, mode: Mode, *, as_json: bool) -> None:
     """Run a setup over live bars to the end of its day, and say how it ended."""
-    store: list[Any] = []
 
     def secret(name: str) -> str:
-        if not store:
-            store.append(open_secrets(setup.home))
-        return str(store[0].get(name))
+        return str(_opened(setup.home).get(name))
 
     for remark in setup.remarks():
         log.warning("a limit is looser than its preset", limit=remark)
@@ -81,7 +82,7 @@ def run_setup(setup: LiveSetup, bundle: Bundle, mode: Mode, *, as_json: bool) ->
 
 def _source(setup: LiveSetup, bundle: Bundle) -> Any:
     if isinstance(setup.feed, KiteFeed):
-        return live_module("kite_source").KiteSource(setup, bundle.manifest, open_secrets(setup.home))
+        return live_module("kite_source").KiteSource(setup, bundle.manifest, _opened(setup.home))
     return live_module("yahoo_source").YahooSource(setup, bundle.manifest)
 
 

@@ -1,7 +1,7 @@
 """`finsense preflight`: looks for everything that would go wrong, before money does."""
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Annotated, Any, cast
@@ -73,13 +73,15 @@ def show(checks: list[Check], title: str) -> None:
 
 
 @contextmanager
-def scene_of(found: LiveSetup, path: Path, mode: Mode) -> Iterator[Scene]:
+def scene_of(
+    found: LiveSetup, path: Path, mode: Mode, opening: Callable[[Path], Any] = open_secrets
+) -> Iterator[Scene]:
     """What the checks look at: the store of secrets, the broker with today's token, the clock of the market."""
     store: list[Any] = []
 
     def secret(name: str) -> str:
         if not store:
-            store.append(open_secrets(found.home))
+            store.append(opening(found.home))
         return str(store[0].get(name))
 
     if not isinstance(found.broker, KiteBroker):

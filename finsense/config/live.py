@@ -61,6 +61,10 @@ class KiteFeed(_Section):
 
     kind: Literal["kite"]
     silence_s: float = Field(default=10.0, gt=0, description="without any frame before the connection counts as dead")
+    bars: Literal["ticks", "candles"] = Field(
+        default="ticks",
+        description="candles: every bar as the vendor's history will have it, some seconds later, a request each",
+    )
     late_s: float = Field(default=2.0, ge=0, le=60, description="how long after its end a bar waits for late ticks")
 
 

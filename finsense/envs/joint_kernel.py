@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from finsense.account.portfolio import open_account
 from finsense.account.purse import close_moment, fill_moment, observe_moment, place_moment
 from finsense.account.session import write_observation
-from finsense.envs.kernel import _choose_window, _draw
+from finsense.envs.kernel import choose_window, draw
 from finsense.envs.rewards import EQUITY_AFTER, EQUITY_BEFORE, PEAK_AFTER, PEAK_BEFORE, REWARD_INPUTS, REWARD_MEMORY
 from finsense.state.foreign import borrow, call_kernel, prefetch
 
@@ -34,9 +34,9 @@ def _begin(
 ) -> None:
     """Start the next episode of one account; the caller writes its observations."""
     rules, markets, schedules, _, _, _, bars, present = world
-    _choose_window(env, index, spans, episode_bars, random_start)
+    choose_window(env, index, spans, episode_bars, random_start)
     lowest, highest = slippage
-    env.slippage_ppm = lowest + (_draw(env, highest - lowest + 1) if highest > lowest else 0)
+    env.slippage_ppm = lowest + (draw(env, highest - lowest + 1) if highest > lowest else 0)
     rules[0].slippage_ppm = env.slippage_ppm
     env.bar = env.first_bar
     env.reward_sum = 0.0

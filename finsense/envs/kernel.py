@@ -32,7 +32,7 @@ _NO_FAULT = -1
 
 
 @njit(cache=True)
-def _draw(env: Any, count: int) -> int:
+def draw(env: Any, count: int) -> int:
     """The next number below `count` of the env's generator (SplitMix64, Steele et al. 2014)."""
     env.random = env.random + np.uint64(0x9E3779B97F4A7C15)
     mixed = env.random
@@ -43,17 +43,17 @@ def _draw(env: Any, count: int) -> int:
 
 
 @njit(cache=True)
-def _choose_window(env: Any, index: int, spans: NDArray[np.int64], episode_bars: int, random_start: bool) -> None:
+def choose_window(env: Any, index: int, spans: NDArray[np.int64], episode_bars: int, random_start: bool) -> None:
     """Set the episode's first and last bar: random symbol and start, or env i on symbol i from its first bar.
 
     Without a length (0) the episode is the whole span, which leaves only the symbol to chance.
     """
     symbols = spans.shape[0]
-    env.symbol = _draw(env, symbols) if random_start else index % symbols
+    env.symbol = draw(env, symbols) if random_start else index % symbols
     first, last = spans[env.symbol, 0], spans[env.symbol, 1]
     length = episode_bars if episode_bars > 0 else last - first
     spare = last - first - length
-    env.first_bar = first + (_draw(env, spare + 1) if random_start and spare > 0 else 0)
+    env.first_bar = first + (draw(env, spare + 1) if random_start and spare > 0 else 0)
     env.last_bar = env.first_bar + length
 
 
@@ -71,9 +71,9 @@ def _restart(
     memory: NDArray[np.float64],
 ) -> None:
     """Start the next episode of one env; the caller writes its observation. The rules take the episode's slippage."""
-    _choose_window(env, index, spans, episode_bars, random_start)
+    choose_window(env, index, spans, episode_bars, random_start)
     lowest, highest = slippage
-    env.slippage_ppm = lowest + (_draw(env, highest - lowest + 1) if highest > lowest else 0)
+    env.slippage_ppm = lowest + (draw(env, highest - lowest + 1) if highest > lowest else 0)
     rules.slippage_ppm = env.slippage_ppm
     env.bar = env.first_bar
     env.reward_sum = 0.0
@@ -126,7 +126,7 @@ def _trade(
     place_order(account, rules, decided, schedules[decided.schedule], action)
     inputs[EQUITY_BEFORE] = account.equity_paise
     inputs[PEAK_BEFORE] = account.peak_paise
-    fill_bar(account, rules, filled, schedules[filled.schedule], decided.tick_paise)
+    fill_bar(account, rules, filled, schedules[filled.schedule], decided.day, decided.tick_paise)
     mark_bar(account, rules, filled)
     inputs[EQUITY_AFTER] = account.equity_paise
     inputs[PEAK_AFTER] = account.peak_paise

@@ -108,6 +108,7 @@ class KiteSource:
             needs={name for feature in features for name in feature.indicator.needs},
             after_ns=after_ns,
             on_order_update=self._updated,
+            candles_only=self._feed_settings.bars == "candles",
             patience=FeedPatience(grace_ns=round(self._feed_settings.late_s * _SECOND_NS)),
         )
         return self._feed

@@ -219,8 +219,13 @@ class _Run:
 
     def run(self) -> Ended:
         """Recover and trade."""
+        last_known_ns, now_ns = self._journal.last_time_ns, self._clock.now_ns()
+        if last_known_ns is not None and last_known_ns > now_ns:
+            raise HaltTrading(
+                f"{self._journal.path} has a bar of {ist_text(last_known_ns)} and the clock of the market shows "
+                f"{ist_text(now_ns)}: set the clock; a day that was rehearsed is rehearsed again with another `name`"
+            )
         recovered = self._loop.recover()
-        last_known_ns = self._journal.last_time_ns
         if last_known_ns is not None:
             self._after_ns = last_known_ns
             self._gate.begin(dict.fromkeys(self._session.symbols, last_known_ns))

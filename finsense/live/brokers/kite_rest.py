@@ -145,10 +145,10 @@ class KiteRest:
         return self._read("other", rows, self._client.positions)
 
     def holdings(self) -> list[PositionRow]:
-        """Shares held from earlier days, those not settled yet included."""
+        """Shares held when the day began, those not settled yet included; what was sold today is in `positions`."""
 
         def rows(answer: list[Mapping[str, Any]]) -> list[PositionRow]:
-            return [position_row(row, "quantity", "t1_quantity", product="CNC") for row in answer]
+            return [position_row(row, "opening_quantity", product="CNC") for row in answer]
 
         return self._read("other", rows, self._client.holdings)
 

@@ -8,6 +8,7 @@ from finsense.live.rehearsal.hours import Phase
 from finsense.live.rehearsal.matching import accepts, by_priority, shares_met, trigger_reached, worst_price
 from finsense.live.rehearsal.purse import Holding, Purse
 from finsense.live.rehearsal.street import Street
+from finsense.market.calendar import session_date
 
 _AT_ONCE = ("MARKET", "LIMIT")
 _MOST_MODIFICATIONS = 25
@@ -107,7 +108,8 @@ class RehearsalExchange:
         self._check_prices(request, street)
         self._check_reached(request.symbol)
         reason = self.objection(request) if placed_by == CLIENT else ""
-        name = f"{260000000000000 + len(self.orders) + 1}"
+        # The vendor's names begin with the day: no two days have one in common.
+        name = f"{session_date(self.now_ns()):%y%m%d}{len(self.orders) + 1:09d}"
         order = BookedOrder(name, request, self.now_ns(), most=most, placed_by=placed_by, tagged=tagged)
         self.orders.append(order)
         self._by_id[name] = order
