@@ -2,6 +2,8 @@
 
 import datetime as dt
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -34,9 +36,9 @@ from finsense.live.kite_source import _FRESH_S as FRESH_S
 from finsense.live.loop import LiveLoop
 from finsense.live.order_style import OrderStyle
 from finsense.live.patience import Patience
-from finsense.live.rehearsal.server import API_KEY, Rehearsal
-from finsense.live.rehearsal.stage import stage
+from finsense.live.rehearsal.server import API_KEY
 from finsense.market.bars import Bars
+from finsense.market.calendar import session_date
 from finsense.market.instruments import instrument
 from finsense.market.moments import Moment, moments
 from finsense.market.simulate import SimulatedMarket
@@ -50,6 +52,25 @@ _BARS = 375
 # As many queries as with the vendor's limits, and never a wait: a day is traded in seconds.
 _WIDE = (Limit(100_000, 1), Limit(100_000, 60), Limit(100_000, 86_400))
 _RECORDS = 100_000
+
+
+# In a process of its own, as the vendor's server is: in ours it would take the interpreter from the loop between two
+# writes to a socket.
+_SERVER = """
+import datetime as dt, logging, sys
+import structlog
+from finsense.live.rehearsal.stage import stage
+from finsense.market.simulate import SimulatedMarket
+structlog.configure(
+    wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+    logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+)
+market, date = SimulatedMarket.model_validate_json(sys.argv[1]), dt.date.fromisoformat(sys.argv[2])
+with stage(list(market.load().values()), date, speed=0, balance_paise=10**9, limits={}) as rehearsal:
+    print(rehearsal.root, rehearsal.log_in(), flush=True)
+    for line in sys.stdin:
+        print(rehearsal.play_until(int(line)), flush=True)
+"""
 
 
 class _Times(NamedTuple):
@@ -119,6 +140,47 @@ class _Unflushed:
         return getattr(self._database, name)
 
 
+class _Rehearsal:
+    """A rehearsed day in another process, and its time.
+
+    Attributes:
+        root: its address.
+        token: of a login.
+        time_ns: the instant that it has reached, ns UTC.
+    """
+
+    def __init__(self, market: SimulatedMarket, date: dt.date) -> None:
+        command = [sys.executable, "-c", _SERVER, market.model_dump_json(), date.isoformat()]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._told, self._heard = self._process.stdin, self._process.stdout
+        self.root, self.token = self._heard.readline().split()
+        self.time_ns = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._told.close()
+        self._process.wait()
+        self._heard.close()
+
+    def now_ns(self) -> int:
+        """The rehearsal's time."""
+        return self.time_ns
+
+    def sleep(self, seconds: float) -> None:
+        """Nobody waits on a market that is played by hand."""
+        raise AssertionError(f"nothing here waits, found {seconds} s")
+
+    def play_until(self, time_ns: int) -> None:
+        """Let everything happen up to an instant, ns UTC."""
+        print(time_ns, file=self._told, flush=True)
+        self._heard.readline()
+        self.time_ns = time_ns
+
+
 class _Desk:
     """One session of a rehearsed day: the loop with gate, journal and Kite broker, as `finsense live` puts it together.
 
@@ -126,14 +188,14 @@ class _Desk:
         times: of every order that left.
     """
 
-    def __init__(self, rehearsal: Rehearsal, folder: Path, markets: list[Bars], *, flushed: bool) -> None:
+    def __init__(self, rehearsal: _Rehearsal, folder: Path, markets: list[Bars], *, flushed: bool) -> None:
         self.times = _Times([], [])
         self._rehearsal, self._wire, self._stack = rehearsal, _Wire(), ExitStack()
         stocks = [instrument(bars.symbol) for bars in markets]
-        terms, clock = setting(), rehearsal.clock
+        terms, clock = setting(), rehearsal
         limits = self._closing(RateLimits(folder / "rates.db", {**KITE_LIMITS, "order": _WIDE, "other": _WIDE}))
         gate_rates = self._closing(RateLimits(folder / "rates.db", {ENTRIES: _WIDE}))
-        rest = self._closing(KiteRest(API_KEY, rehearsal.log_in(), limits, root=rehearsal.root))
+        rest = self._closing(KiteRest(API_KEY, rehearsal.token, limits, root=rehearsal.root))
         self._wire.tap(rest, rehearsal.root)
         journal = self._stack.enter_context(Journal(folder / "journal.db", _IDENTITY))
         if not flushed:
@@ -162,9 +224,8 @@ class _Desk:
         )
         session = JointSession(stocks, markets[0].interval, terms.state, account_rules(), terms.costs)
         self._day: list[Moment] = []
-        opens_ns = min(one.open_ns for one in rehearsal.sessions.values())
         for moment in moments(markets):
-            if moment.time_ns < opens_ns:
+            if session_date(moment.time_ns) < _DAY:
                 for symbol, bar in moment.bars.items():
                     session.warm(symbol, bar)
             else:
@@ -214,8 +275,7 @@ def order(effort: Effort) -> list[Measurement]:
     found = {"live_order": _Times([], []), "live_order_unflushed": _Times([], [])}
     for turn in range(effort.rounds + 1):
         for label, times in found.items():
-            day = stage(markets, _DAY, speed=0, balance_paise=10**9, limits={})
-            with tempfile.TemporaryDirectory() as folder, day as rehearsal:
+            with tempfile.TemporaryDirectory() as folder, _Rehearsal(market, _DAY) as rehearsal:
                 flushed = label == "live_order"
                 with _Desk(rehearsal, Path(folder), markets, flushed=flushed) as desk:
                     desk.run(bars)

@@ -11,15 +11,13 @@ from numpy.typing import NDArray
 from finsense.account.joint import Choice, JointSession
 from finsense.account.joint_exchange import JointExchange
 from finsense.account.rules import AccountRules
-from finsense.account.session import Fill, Observation, Order
-from finsense.account.trace import Recorder, Trace
+from finsense.account.session import Fill, Order
 from finsense.envs.core import EpisodeRules
 from finsense.envs.joint import JointVectorTradingEnv
 from finsense.envs.joint_core import JointTape, build_joint_tape
 from finsense.market.bars import Bars
 from finsense.market.instruments import Instrument, instrument
 from finsense.market.moments import Moment, moments
-from finsense.model.policy import Policy
 from finsense.state.span import split_history
 from finsense.state.spec import StateSpec
 
@@ -169,30 +167,3 @@ def joint_tape(markets: Sequence[Bars], spec: StateSpec | None = None, charges: 
 def joint_env(tape: JointTape, rules: AccountRules, accounts: int = 1, **episode: Any) -> JointVectorTradingEnv:
     """An environment that plays the whole span from its first moment unless told otherwise."""
     return JointVectorTradingEnv(tape, rules, accounts, EpisodeRules(**{"random_start": False, **episode}))
-
-
-def drive_joint(policy: Policy, tape: JointTape, markets: Sequence[Bars], rules: AccountRules) -> dict[str, Trace]:
-    """The policy in a joint environment over the whole span, decided row by row; symbol -> its trace."""
-    env = joint_env(tape, rules)
-    symbols = env.core.symbols
-    policies, recorders = [policy.begin() for _ in symbols], [Recorder() for _ in symbols]
-    rows = {bars.symbol: {bar.time_ns: bar for bar in bars} for bars in markets}
-    states, _ = env.reset(seed=0)
-    masks, books, moment, over = env.action_masks(), env.core.accounts[0], 0, False
-    while True:
-        actions = np.full(len(symbols), rules.hold_action)
-        time_ns = int(tape.times[moment])
-        for place in np.flatnonzero(tape.present[moment]).tolist():
-            seen = Observation(states[place : place + 1].copy(), masks[place : place + 1].copy())
-            policies[place].learn(rows[symbols[place]][time_ns])
-            decision = policies[place].act(seen.state, seen.mask)
-            actions[place] = decision.action
-            env.core.confidences[place] = decision.probabilities[decision.action]
-            recorders[place].append(time_ns, seen, decision.action, 0, books[place : place + 1])
-        if over:
-            return {symbol: one.trace() for symbol, one in zip(symbols, recorders, strict=True) if len(one)}
-        states, _, terminated, truncated, info = env.step(actions)
-        masks, moment, over = env.action_masks(), moment + 1, bool(terminated[0] or truncated[0])
-        if over:
-            # The next episode has begun; what is left of this one is its last states and its books.
-            states, books = np.stack(info["final_obs"]), env.core.final_accounts

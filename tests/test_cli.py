@@ -7,12 +7,15 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from bundles import make_bundle, market, setting
 from test_law_parity import _write
 from typer.testing import CliRunner, Result
 
+from finsense.account.rules import TargetActions
 from finsense.cli.main import app
+from finsense.evaluation.joint_baselines import equal_weight_rules, run_joint_baselines
 
 _HASHES = {"states", "masks", "actions", "fills", "equity"}
 
@@ -64,6 +67,73 @@ def test_paper_equals_the_backtest_and_goes_on_from_its_journal(
     assert again["sha256"] == first["sha256"]
 
 
+@pytest.fixture(scope="module")
+def on_three(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three symbols in one file."""
+    path = tmp_path_factory.mktemp("three")
+    parts = [_write(market(f"SIM{one}", sessions=8, seed=place), path / one) for place, one in enumerate("CAB")]
+    pd.concat([pd.read_parquet(part) for part in parts]).to_parquet(path / "three.parquet", index=False)
+    return path / "three.parquet"
+
+
+def test_several_symbols_are_judged_on_one_account(folder: Path, on_three: Path, tmp_path: Path) -> None:
+    """The backtest, the paper session and the three drivers of parity; the order of the symbols changes nothing."""
+    words = ["backtest", str(folder / "policy"), "--data", str(on_three), "--to", "2025-01-08", "--symbol"]
+    judged = json.loads(_run(*words, "SIMA,SIMB,SIMC", "--json").stdout)
+    assert json.loads(_run(*words, "SIMC, SIMA,SIMB", "--json").stdout) == judged
+    assert list(judged["symbols"]) == ["SIMA", "SIMB", "SIMC"]
+    nets = [float(one["net_rupees"]) for one in judged["symbols"].values()]
+    assert sum(nets) == pytest.approx(float(judged["final_equity"]) - 100_000)
+    assert list(judged["baselines"]) == ["always flat", "equal-weight buy and hold", "random legal"]
+    assert judged["baselines"]["always flat"]["final_equity"] == "100000.00"
+    shown = _run(*words, "SIMA,SIMB,SIMC").output
+    for expected in ("SIMA, SIMB, SIMC on one account", "equal-weight", "random by symbol", "moments"):
+        assert expected in shown
+    drivers = json.loads(_run("parity", *words[1:], "SIMB,SIMA,SIMC", "--json").stdout)
+    assert drivers == {"drivers": dict.fromkeys(("vector", "backtest", "paper"), judged["sha256"]), "equal": True}
+    paper = [
+        "paper",
+        "--bundle",
+        words[1],
+        "--replay",
+        str(on_three),
+        "--to",
+        "2025-01-08",
+        "--symbol",
+        "SIMA,SIMC,SIMB",
+    ]
+    paper += ["--journal", str(tmp_path / "j.db")]
+    traded = json.loads(_run(*paper, "--json").stdout)
+    again = json.loads(_run(*paper, "--json").stdout)
+    for one in (traded, again):
+        assert {name: one[name] for name in judged if name in one} == {
+            name: figures for name, figures in judged.items() if name in one
+        }
+    assert (traded["recovered"], again["recovered"]) == (0, judged["moments"])
+    assert "SIMA, SIMB, SIMC on one" in _run(*paper).output
+
+
+def test_the_equal_weights_are_those_that_the_limits_let_an_account_hold() -> None:
+    for symbols, limits, share in (
+        (3, {}, 1 / 3),
+        (10, {"preset": "small_account"}, 0.25),
+        (10, {"min_position_fraction": 0.2}, 0.25),
+        (3, {"min_position_fraction": 0.2}, 1 / 3),
+    ):
+        account = setting(max_position=None, limits=limits).account
+        assert equal_weight_rules(account, symbols).actions == TargetActions(targets=(0.0, share))
+
+
+def test_equal_weights_buy_every_symbol_once_and_hold_it() -> None:
+    terms = setting(product="delivery", max_position=None)
+    markets = [market(f"SIM{one}", sessions=8, seed=place) for place, one in enumerate("AB")]
+    report = {one.name: one for one in run_joint_baselines(markets, terms)}["equal-weight buy and hold"]
+    for trace in report.traces.values():
+        assert np.count_nonzero(trace.fills[:, 0]) == 1
+        bought = int(np.argmax(trace.fills[:, 0] > 0))
+        assert trace.fills[bought, 0] * trace.fills[bought, 1] == pytest.approx(5_000_000, rel=0.02)
+
+
 def test_state_writes_time_names_and_matrix(folder: Path, on_bars: list[str], tmp_path: Path) -> None:
     out = tmp_path / "states.npz"
     answer = _run("state", str(folder / "policy"), *on_bars, "--out", str(out), "--json")
@@ -96,6 +166,10 @@ def test_backtest_writes_a_report(folder: Path, on_bars: list[str], tmp_path: Pa
         (["backtest", "{policy}", "--data", "{bars}", "--symbol", "SIM", "--from", "2025-01-01"], 4, "warm-up"),
         (["backtest", "{absent}", "--data", "{bars}", "--symbol", "SIM"], 5, "expected a bundle folder"),
         (["paper", "--bundle", "{policy}", "--replay", "{bars}", "--symbol", "SIM", "--speed", "fast"], 2, "--speed"),
+        (["backtest", "{policy}", "--data", "{bars}", "--symbol", "A,B", "--report", "r.html"], 2, "one symbol"),
+        (["backtest", "{policy}", "--data", "{bars}", "--symbol", "SIM,SIM"], 2, "several different ones"),
+        (["parity", "{policy}", "--data", "{bars}", "--symbol", ","], 2, "--symbol with one symbol"),
+        (["paper", "--bundle", "{policy}", "--replay", "{bars}", "--symbol", "SIM,,SIM"], 2, "several different ones"),
         (["parity", "{absent}", "--data", "{bars}", "--symbol", "SIM"], 5, "expected a bundle folder"),
         (["state", "{absent}", "--data", "{bars}", "--symbol", "SIM", "--out", "x.npz"], 2, "does not exist"),
         (["train", "{absent}"], 2, "does not exist"),

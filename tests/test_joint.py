@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from bundles import make_bundle, market, setting
-from joint_markets import drive_joint, joint_env, joint_tape, kept, random_choices, rough_markets, stocks_of, walk_joint
+from joint_markets import joint_env, joint_tape, kept, random_choices, rough_markets, stocks_of, walk_joint
 from markets import ACCOUNTS, CHARGED, FREE, orders_of, rules, small_spec, spec_of, steady_bars
 from numpy.typing import NDArray
 
@@ -18,6 +18,7 @@ from finsense.account.joint import Choice, JointError, JointSession
 from finsense.account.joint_exchange import JointExchange
 from finsense.account.rules import AccountRules
 from finsense.account.session import Fill, IllegalAction, Order
+from finsense.cli.environments import drive_joint
 from finsense.envs.core import EpisodeRules
 from finsense.envs.joint import JointTradingVecEnv
 from finsense.envs.joint_core import JointCore, build_joint_tape
@@ -273,8 +274,7 @@ def test_backtest_environment_and_paper_are_one_account(name: str, tmp_path: Pat
     markets = [market(f"SIM{letter}", sessions=6, seed=number) for number, letter in enumerate("DACB")]
     report = backtest_joint("random", bundle.policy, markets, terms)
     assert report.digest() == backtest_joint("random", bundle.policy, markets[::-1], terms).digest()
-    tape = joint_tape(markets, terms.state, terms.costs)
-    driven = judge_joint("random", drive_joint(bundle.policy, tape, markets, terms.account), terms)
+    driven = judge_joint("random", drive_joint(bundle.policy, markets, terms, None, None), terms)
     assert driven.digest() == report.digest()
     histories, trading = zip(*(split_history(bars, terms.state) for bars in markets), strict=True)
     run = trade_on_paper(bundle, terms, histories, trading, tmp_path / "journal.db")
@@ -291,9 +291,7 @@ def test_ten_real_symbols_on_one_account(shared_nse: Path, tmp_path: Path) -> No
     first, last = dt.date(2023, 11, 6), dt.date(2023, 11, 13)
     markets = [load_bars(source, symbol, "5m").between(dt.date(2023, 10, 25), last) for symbol in SHARED_SYMBOLS]
     report = backtest_joint("random", bundle.policy, markets, terms, first, last)
-    stocks = stocks_of(markets)
-    tape = build_joint_tape(list(zip(markets, stocks, strict=True)), terms.state, terms.costs, first, last)
-    driven = drive_joint(bundle.policy, tape, markets, terms.account)
+    driven = drive_joint(bundle.policy, markets, terms, first, last)
     assert judge_joint("random", driven, terms).digest() == report.digest()
     histories, trading = zip(*(split_history(bars, terms.state, first, last) for bars in markets), strict=True)
     run = trade_on_paper(bundle, terms, histories, trading, tmp_path / "journal.db")

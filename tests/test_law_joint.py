@@ -16,6 +16,7 @@ from joint_markets import (
     random_choices,
     rough_markets,
     walk_joint,
+    with_holes,
 )
 from markets import ACCOUNTS, CHARGED, orders_of, random_legal, rough_bars, rules, small_spec, walk_session
 
@@ -94,7 +95,7 @@ def test_loop_and_environment_are_one_session(name: str, seed: int) -> None:
 @settings(max_examples=3, deadline=None)
 @given(seed=SEEDS)
 def test_one_symbol_is_a_session(name: str, seed: int) -> None:
-    bars = rough_bars(seed)
+    bars = with_holes(rough_bars(seed), seed)
     steps = walk_joint([bars], ALL[name], random_choices(seed))
     first = int(np.searchsorted(bars.time_ns, steps[0].moment.time_ns))
     actions = np.array([step.actions[0] for step in steps[:-1]])

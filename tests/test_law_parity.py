@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 from bundles import make_bundle, market, setting
+from joint_markets import kept
 from typer.testing import CliRunner
 
 from finsense.cli.environments import drive_single, drive_vector
 from finsense.cli.main import app
 from finsense.cli.paper import paper_trade
 from finsense.cli.parity import digests
-from finsense.evaluation.backtest import backtest
+from finsense.evaluation.backtest import backtest, days_of
 from finsense.market.bars import Bars
 from finsense.market.sources.files import load_bars
 from finsense.state.span import split_history
@@ -101,6 +102,25 @@ def test_one_changed_charge_is_noticed(tmp_path: Path) -> None:
     one = backtest("random", bundle.policy, bars, terms).trace
     two = backtest("random", bundle.policy, bars, dearer).trace
     assert one.digest() != two.digest()
+
+
+def test_an_intraday_order_never_waits_into_another_session(tmp_path: Path) -> None:
+    """The rest of every third session is missing, and with it the square-off; what was ordered there is cancelled."""
+    terms = setting()
+    bundle = make_bundle(tmp_path / "bundle", terms)
+    whole = market(sessions=30)
+    chosen = np.ones(len(whole), np.bool_)
+    for start in whole.session_offsets[:-1].tolist()[::3]:
+        chosen[start + 20 : start + 75] = False
+    bars = kept(whole, chosen)
+    found = digests(bundle, bars, None, None)
+    assert len(set(found.values())) == 1, found
+    trace = backtest("random", bundle.policy, bars, terms).trace
+    opens = np.flatnonzero(np.diff(days_of(trace))) + 1
+    entries = trace.orders[opens - 1] * trace.position[opens - 1] >= 0
+    assert np.count_nonzero(trace.orders[opens - 1][entries]) > 0, "the law was not tested: nothing waited"
+    assert not trace.fills[opens[entries]].any()
+    assert trace.fills[opens[~entries]].any(), "an exit that waits fills at the next open"
 
 
 def test_the_command_prints_one_hash_per_driver(tmp_path: Path) -> None:

@@ -80,7 +80,8 @@ class SimulatedExchange:
         Raises:
             TimelineError: the bar is not later than the last one.
         """
-        day, tick_paise = self._clock.record[["day", "tick_paise"]][0].item()
+        decided = self._clock.record[0]
+        day, tick_paise = int(decided["day"]), int(decided["tick_paise"])
         self._clock.advance(bar)
         _fill(self.account, self._rules, self._clock.record, self._schedules, day, tick_paise)
         account = self.account[0]

@@ -71,7 +71,7 @@ def run_setup(setup: LiveSetup, bundle: Bundle, mode: Mode, *, as_json: bool) ->
         log.warning("a limit is looser than its preset", limit=remark)
     stopping = Stopping()
     log.info("starting", mode=mode.upper(), setup=setup.name, account=setup.account, bundle=bundle.manifest.name)
-    with _interrupts(stopping), closing(_source(setup, bundle)) as source:
+    with _interrupts(stopping), closing(_source(setup, bundle, stopping)) as source:
         ended = trade(setup, mode, bundle, source, secret, stopping, _tell)
     _show(setup, mode, ended, as_json)
     if stopping.asked and not ended.over:
@@ -80,9 +80,14 @@ def run_setup(setup: LiveSetup, bundle: Bundle, mode: Mode, *, as_json: bool) ->
         refuse("halted", f"the day did not come to its end; the last bar was {ist_text(ended.time_ns)}", HALT)
 
 
-def _source(setup: LiveSetup, bundle: Bundle) -> Any:
+def _source(setup: LiveSetup, bundle: Bundle, stopping: Stopping) -> Any:
+    def look() -> None:
+        """Nothing is open while the first login is waited for: the first Ctrl-C leaves."""
+        if stopping.asked:
+            raise KeyboardInterrupt
+
     if isinstance(setup.feed, KiteFeed):
-        return live_module("kite_source").KiteSource(setup, bundle.manifest, _opened(setup.home))
+        return live_module("kite_source").KiteSource(setup, bundle.manifest, _opened(setup.home), look)
     return live_module("yahoo_source").YahooSource(setup, bundle.manifest)
 
 
@@ -156,6 +161,7 @@ def _show(setup: LiveSetup, mode: Mode, ended: Ended, as_json: bool) -> None:
                 "refused": dict(ended.refused),
                 "alarms": dict(ended.alarms),
                 "over": ended.over,
+                "day": None if ended.day is None else ended.day.summary(),
                 "journal": str(setup.journal(mode)),
             }
         )
@@ -169,4 +175,6 @@ def _show(setup: LiveSetup, mode: Mode, ended: Ended, as_json: bool) -> None:
         highlight=False,
     )
     console.print(f"refused by the gate {dict(ended.refused) or 'nothing'}; alarms {dict(ended.alarms) or 'none'}")
+    if ended.day is not None:
+        console.print(ended.day.text(), highlight=False, markup=False, soft_wrap=True)
     console.print(f"journal {setup.journal(mode)}", highlight=False, soft_wrap=True)

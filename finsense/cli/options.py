@@ -21,6 +21,10 @@ DataFile = Annotated[
     typer.Option("--data", metavar="FILE", exists=True, dir_okay=False, help="Bars: .parquet, .csv or .csv.gz."),
 ]
 SymbolName = Annotated[str, typer.Option("--symbol", metavar="S", help="Which symbol of the file.")]
+SymbolNames = Annotated[
+    str,
+    typer.Option("--symbol", metavar="S[,S...]", help="Which symbol of the file; several with commas, one account."),
+]
 FromDate = Annotated[str | None, typer.Option("--from", metavar="DATE", help="First date (IST), inclusive.")]
 ToDate = Annotated[str | None, typer.Option("--to", metavar="DATE", help="Last date (IST), inclusive.")]
 Zone = Annotated[str | None, typer.Option("--timezone", help="Zone of stamps that carry none, e.g. Asia/Kolkata.")]
@@ -35,6 +39,14 @@ def as_date(text: str | None) -> dt.date | None:
         return dt.date.fromisoformat(text)
     except ValueError:
         refuse("usage", f"expected a date like 2023-12-01, found {text!r}", USAGE)
+
+
+def symbol_names(text: str) -> list[str]:
+    """The symbols that an option names, by name; none, or one twice, ends the command with exit code 2."""
+    names = sorted(name.strip() for name in text.split(",") if name.strip())
+    if not names or len(set(names)) < len(names):
+        refuse("usage", f"expected --symbol with one symbol or several different ones, found {text!r}", USAGE)
+    return names
 
 
 def bars_for(bundle: Bundle, data: Path, symbol: str, timezone: str | None) -> Bars:

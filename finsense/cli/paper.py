@@ -14,11 +14,22 @@ from rich.console import Console
 from finsense.account.trace import Trace
 from finsense.cli.errors import HALT, INTERRUPTED, USAGE, refuse
 from finsense.cli.live import run_setup
-from finsense.cli.options import AsJson, FromDate, ToDate, Zone, as_date, bars_for, print_json, setting_of
-from finsense.cli.tables import show_reports
+from finsense.cli.options import (
+    AsJson,
+    FromDate,
+    ToDate,
+    Zone,
+    as_date,
+    bars_for,
+    print_json,
+    setting_of,
+    symbol_names,
+)
+from finsense.cli.tables import show_joint, show_reports
 from finsense.config.live import ReplayFeed as RecordedFeed
 from finsense.config.live import load_live
 from finsense.evaluation.backtest import Setting, judge
+from finsense.evaluation.joint import judge_joint
 from finsense.live.account_lock import AccountLock
 from finsense.live.paper_session import trade_on_paper
 from finsense.market.bars import Bars, ist_text
@@ -104,8 +115,9 @@ def paper(
     loaded = load_bundle(bundle)
     setting = setting_of(loaded)
     span = as_date(first), as_date(last)
-    markets = [bars_for(loaded, replay, name, timezone) for name in _names(symbol)]
-    path = journal or Path(f"paper_{loaded.manifest.name}_{'_'.join(_names(symbol))}_{loaded.identity[:8]}.db")
+    names = symbol_names(symbol)
+    markets = [bars_for(loaded, replay, name, timezone) for name in names]
+    path = journal or Path(f"paper_{loaded.manifest.name}_{'_'.join(names)}_{loaded.identity[:8]}.db")
     _replay(loaded, setting, markets, span, path, _speed(speed), as_json)
 
 
@@ -137,31 +149,32 @@ def _replay(
     interrupt = _Interrupt()
     with interrupt.watched():
         run = trade_on_paper(bundle, setting, histories, trading, journal, speed=pace, stop=lambda: interrupt.asked)
-    judged = [judge(bundle.manifest.name, symbol, trace, setting) for symbol, trace in run.traces.items()]
+    name = bundle.manifest.name
     first, last = min(bars.first_date for bars in trading), max(bars.last_date for bars in trading)
     seen = bundle.manifest.provenance.seen_between(first, last)
     facts = {"recovered": run.recovered, "complete": run.complete, "journal": str(journal), "in_sample": list(seen)}
-    if as_json:
-        one = judged[0].summary() if len(judged) == 1 else {"symbols": {each.symbol: each.summary() for each in judged}}
-        print_json({**one, **facts})
+    console = Console(quiet=as_json)
+    if len(markets) == 1:
+        alone = judge(name, trading[0].symbol, run.traces[trading[0].symbol], setting)
+        summary = alone.summary()
+        show_reports(console, [alone])
     else:
-        console = Console()
-        for each in judged:
-            show_reports(console, [each])
+        together = judge_joint(name, run.traces, setting, run.dropped)
+        summary = together.summary()
+        show_joint(console, [together])
+    if as_json:
+        print_json({**summary, **facts})
+    else:
         console.print(f"{run.recovered} bars were recovered from the journal {journal}")
         if seen:
             console.print(f"IN SAMPLE: the policy was made of days of this span ({' and '.join(seen)}).")
-    last_bar = ist_text(max(int(each.trace.time_ns[-1]) for each in judged))
+    last_bar = ist_text(max(int(trace.time_ns[-1]) for trace in run.traces.values()))
     if interrupt.asked:
         refuse("interrupted", f"stopped after {last_bar}; start again to go on", INTERRUPTED)
     if not run.complete:
         refuse(
             "halted", f"the account was ruined at {last_bar}: trading stopped there and no order was sent since", HALT
         )
-
-
-def _names(text: str) -> list[str]:
-    return sorted(name.strip() for name in text.split(",") if name.strip())
 
 
 def _speed(text: str) -> float | None:

@@ -21,7 +21,8 @@ def action_codes(rules: AccountRules) -> tuple[int, int, int]:
     return BUY, HOLD, SELL
 
 
-def _certain(action: int, mask: NDArray[np.bool_]) -> Decision:
+def certain(action: int, mask: NDArray[np.bool_]) -> Decision:
+    """A decision that leaves nothing to chance; `mask`: (1, A) bool."""
     probabilities = np.zeros(mask.shape[1], np.float32)
     probabilities[action] = 1.0
     return Decision(action, probabilities)
@@ -35,7 +36,7 @@ class AlwaysFlat(Policy):
 
     def act(self, state: NDArray[np.float32], mask: NDArray[np.bool_]) -> Decision:
         """Hold."""
-        return _certain(self._hold, mask)
+        return certain(self._hold, mask)
 
 
 class BuyAndHold(Policy):
@@ -46,7 +47,7 @@ class BuyAndHold(Policy):
 
     def act(self, state: NDArray[np.float32], mask: NDArray[np.bool_]) -> Decision:
         """Buy if that is legal, else hold."""
-        return _certain(self._buy if mask[0, self._buy] else self._hold, mask)
+        return certain(self._buy if mask[0, self._buy] else self._hold, mask)
 
 
 class RandomLegal(Policy):
@@ -84,7 +85,7 @@ class SmaCross(Policy):
         # The account's features end the state; the first of them is the value of the position over the equity.
         holds_shares = state[0, -len(ACCOUNT_FEATURES)] > 0
         wanted = self._buy if above else (self._sell if holds_shares else self._hold)
-        return _certain(wanted if mask[0, wanted] else self._hold, mask)
+        return certain(wanted if mask[0, wanted] else self._hold, mask)
 
 
 def sma_above(close: NDArray[np.float64], fast: int, slow: int) -> NDArray[np.bool_]:

@@ -1,5 +1,6 @@
 """The live loop: the lines a backtest runs, with a journal between the decision and the order."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
@@ -66,7 +67,10 @@ class LiveLoop:
 
     Attributes:
         recorders: symbol -> every traded bar, those recovered from the journal included.
+        dropped: reason -> how many choices ordered nothing because an earlier order of the same moment was in the way,
+            those recovered included.
         time_ns: start of the last moment, ns UTC; 0 before the first.
+        halting: whether trading is being stopped, so that nobody needs to be told so again.
         stopped: what became of the orders when trading was halted; None while it was not, or could not be found out.
     """
 
@@ -85,9 +89,11 @@ class LiveLoop:
         self._journal = journal
         self._watch = watch or NoWatch()
         self.recorders = {symbol: Recorder() for symbol in session.symbols}
+        self.dropped: Counter[str] = Counter()
         self._tell = tell
         self.time_ns = 0
         self.stopped: Stopped | None = None
+        self.halting = False
 
     def recover(self) -> int:
         """Replay the journal into the session and the broker, and let the broker compare; how many moments there were.
@@ -159,6 +165,7 @@ class LiveLoop:
     ) -> dict[str, Order]:
         """Record the moment; the orders that leave."""
         self.time_ns = moment.time_ns
+        self.dropped.update(self._session.dropped.values())
         for place, symbol in enumerate(self._session.symbols):
             if symbol in seen:
                 quantity = orders[symbol].quantity if symbol in orders else 0
@@ -223,6 +230,7 @@ class LiveLoop:
             )
 
     def _halt(self, halt: HaltTrading | BooksDiffer) -> None:
+        self.halting = True
         flatten = isinstance(halt, HaltTrading) and halt.flatten
         body = {"reason": str(halt), "flatten": flatten, "kind": type(halt).__name__}
         self._journal.note("", "halt", body, self.time_ns)

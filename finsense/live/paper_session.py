@@ -22,11 +22,14 @@ class PaperRun(NamedTuple):
 
     Attributes:
         traces: symbol -> every traded bar, those recovered included; a symbol that was never observed is absent.
+        dropped: reason -> how many choices ordered nothing because an earlier order of the same moment was in the way,
+            those recovered included.
         recovered: moments that the journal had already.
         complete: whether all moments were traded; false after a stop, and after ruin.
     """
 
     traces: dict[str, Trace]
+    dropped: dict[str, int]
     recovered: int
     complete: bool
 
@@ -82,4 +85,4 @@ def trade_on_paper(
         loop.run(ReplayFeed(markets, speed), stop=stop)
     traces = {symbol: recorder.trace() for symbol, recorder in loop.recorders.items() if len(recorder)}
     complete = loop.time_ns >= max(int(bars.time_ns[-1]) for bars in markets)
-    return PaperRun(traces, recovered, complete)
+    return PaperRun(traces, dict(loop.dropped), recovered, complete)

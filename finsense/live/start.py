@@ -201,7 +201,7 @@ class _Run:
         self._broker: Broker = (
             PaperBroker(exchange)
             if exchange is not None
-            else source.broker(self._journal, tags, rules, self._alarms.raise_, self._gate.look)
+            else source.broker(self._journal, tags, rules, self._alarms.raise_, self._look)
         )
         wall = LastWall(self._gate, stopping)
         self._loop = LiveLoop(self._session, bundle.policy, self._broker, self._journal, wall, tell)
@@ -216,6 +216,19 @@ class _Run:
                     exchange.warm(symbol, bar)
         self._gate.begin({symbol: bars[-1].time_ns for symbol, bars in kept.items() if bars})
         return max((bars[-1].time_ns for bars in kept.values() if bars), default=0)
+
+    def _look(self) -> None:
+        """Look around while the broker is waited for; the latch that halts the loop must not halt its halting.
+
+        Raises:
+            HaltTrading: the kill switch is latched.
+            KeyboardInterrupt: the user wants to leave; the journal knows what is open.
+        """
+        if self._loop.halting:
+            return
+        self._gate.look()
+        if self._stopping.asked > 1:
+            raise KeyboardInterrupt
 
     def run(self) -> Ended:
         """Recover and trade."""
@@ -243,7 +256,7 @@ class _Run:
                 break
             except AuthExpired as error:
                 self._alarms.raise_("token", f"the login is dead, no order leaves until there is a new one: {error}")
-                self._source.renew(self._gate.look)
+                self._source.renew(self._look)
             except (HaltTrading, BooksDiffer) as halt:
                 self._answer(halt)
                 raise
