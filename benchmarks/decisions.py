@@ -1,6 +1,5 @@
 """From a bar to an order: one decision, a backtest, a paper session with its journal."""
 
-import statistics
 import tempfile
 import time
 from pathlib import Path
@@ -78,7 +77,10 @@ def backtest(effort: Effort) -> list[Measurement]:
     """`backtest` of the exported policy over two years of 5-minute bars of one symbol, report included."""
     bars = bars_of(effort)[SYMBOL]
     policy, terms = policies.onnx_policy(), setting()
-    ours = Contender(lambda: run_backtest("untrained", policy, bars, terms), len(bars))
+    # An untrained policy may ruin the account, and then the rest is not traded.
+    traded = len(run_backtest("untrained", policy, bars, terms).trace.actions)
+    ours = Contender(lambda: run_backtest("untrained", policy, bars, terms), traded)
+    remark(f"backtest: {traded:,} of {len(bars):,} bars were traded")
     return measure_rate("backtest", "bars", ours, effort)
 
 
@@ -89,16 +91,13 @@ def paper(effort: Effort) -> list[Measurement]:
     with tempfile.TemporaryDirectory() as folder:
         loaded = policies.bundle(Path(folder) / "bundle")
         journal = Path(folder) / "journal.db"
-        orders: list[int] = []
 
         def clear() -> None:
             for file in journal.parent.glob("journal.db*"):
                 file.unlink()
 
-        def replay() -> None:
-            trace, _, _ = paper_trade(loaded, history, trading, journal)
-            orders.append(int(np.count_nonzero(trace.orders)))
-
-        lines = measure_rate("paper", "bars", Contender(replay, len(trading), clear), effort)
-    remark(f"paper: {statistics.median(orders):,.0f} of {len(trading):,} bars sent an order, each after a flush")
-    return lines
+        trace, _, _ = paper_trade(loaded, history, trading, journal)
+        orders, traded = np.count_nonzero(trace.orders), len(trace.orders)
+        remark(f"paper: {orders:,} of {traded:,} bars sent an order, each after a flush; {len(trading):,} were given")
+        ours = Contender(lambda: paper_trade(loaded, history, trading, journal), traded, clear)
+        return measure_rate("paper", "bars", ours, effort)

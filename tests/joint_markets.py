@@ -2,6 +2,7 @@
 
 import datetime as dt
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,11 +29,10 @@ SYMBOLS = ("SIMA", "SIMB", "SIMC", "SIMD")
 
 def kept(bars: Bars, chosen: NDArray[np.bool_]) -> Bars:
     """The chosen bars alone, (n,) bool."""
-    columns = (bars.open, bars.high, bars.low, bars.close, bars.volume)
+    names = ("time_ns", "open", "high", "low", "close", "volume")
+    columns = {name: getattr(bars, name)[chosen] for name in names}
     extra = {name: values[chosen] for name, values in bars.extra.items()}
-    return Bars(
-        bars.symbol, bars.interval, bars.time_ns[chosen], *(one[chosen] for one in columns), bars.derivatives, extra
-    )
+    return replace(bars, **columns, extra=extra)
 
 
 def with_holes(bars: Bars, seed: int, share: float = 0.1) -> Bars:
@@ -80,6 +80,8 @@ class Step(NamedTuple):
         orders: symbol -> its order.
         dropped: symbol -> why it sent none.
         accounts: (S,) of dtype ACCOUNT, after the orders were placed.
+        scores: symbol -> what ranked its choice.
+        gained: (S,) float64, what each symbol gained in its last sessions.
     """
 
     moment: Moment
@@ -92,6 +94,8 @@ class Step(NamedTuple):
     orders: dict[str, Order]
     dropped: dict[str, str]
     accounts: NDArray[Any]
+    scores: dict[str, float]
+    gained: NDArray[np.float64]
 
 
 Decide = Callable[[int, str, NDArray[np.bool_]], Choice]
@@ -151,8 +155,9 @@ def walk_joint(
             choices[symbol] = decide(moment.time_ns, symbol, one.mask[0])
             actions[place], confidences[place] = choices[symbol]
         orders = session.order(choices)
-        shown = masks, deciding, actions, confidences, orders, session.dropped, session.accounts.copy()
-        steps.append(Step(moment, fills, states, *shown))
+        shown = masks, deciding, actions, confidences, orders, session.dropped, session.accounts.copy(), session.scores
+        gained = np.array([session.gained(symbol) for symbol in session.symbols])
+        steps.append(Step(moment, fills, states, *shown, gained))
         if session.ruined:
             break
         exchange.submit(orders)

@@ -20,8 +20,9 @@ import structlog
 from finsense.config.live import load_live
 from finsense.live.brokers.errors import BooksDiffer, BrokerError, HaltTrading
 from finsense.live.kite_source import KiteSource
+from finsense.live.last_wall import Stopping
 from finsense.live.secret_store import Secret, SecretStore
-from finsense.live.start import Ended, Mode, Stopping, trade
+from finsense.live.start import Ended, Mode, trade
 from finsense.model.bundle import load_bundle
 
 OVER, EARLY, BROKER, HALTED, BOOKS, BROKEN = 0, 3, 7, 8, 9, 1

@@ -32,11 +32,17 @@ def check(lines: list[Measurement]) -> None:
         assert all(compared) or not any(compared)
 
 
-# Five models are trained before the first of their votes is measured.
-LONG = [pytest.param("ensemble_decision", marks=pytest.mark.slow)]
+# Five models are trained before the first of their votes is measured; the others start processes again and again.
+LONG = ("ensemble_decision", "kill", "live_order")
 
 
-@pytest.mark.parametrize("name", [*sorted(set(BENCHMARKS) - {"start", "ensemble_decision"}), *LONG])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *sorted(set(BENCHMARKS) - {"start", *LONG}),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in LONG),
+    ],
+)
 def test_a_benchmark_measures(name: str) -> None:
     check(BENCHMARKS[name](TINY))
 

@@ -6,6 +6,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from finsense.account.joint import Choice, JointError, JointSession
 from finsense.account.joint_exchange import JointExchange
+from finsense.account.ranking import Ranking
 from finsense.account.rules import AccountRules
 from finsense.account.session import Fill, IllegalAction, Order
 from finsense.cli.environments import drive_joint
@@ -242,7 +244,13 @@ def test_ruin_of_the_account_ends_every_symbol(tmp_path: Path) -> None:
     assert len(report.traces["SIMA"].time_ns) < len(split_history(markets[0], terms.state)[1])
 
 
-_TERMS = {
+_TERMS: dict[str, dict[str, Any]] = {
+    "ranked by what was earned": {
+        "product": "delivery",
+        "actions": orders_of("fraction", fraction=0.3),
+        "max_position": None,
+        "ranking": {"confidence": 0.2, "performance": 0.8, "full_performance": 0.01},
+    },
     "intraday short": {"allow_short": True, "actions": orders_of("fraction", fraction=0.4), "max_position": None},
     "delivery": {"product": "delivery", "actions": orders_of("all_in"), "max_position": None},
     "guarded": {
@@ -319,13 +327,14 @@ def test_the_summary_is_json_and_adds_up(tmp_path: Path) -> None:
         judge_joint("random", mixed, terms)
 
 
-def test_another_score_changes_who_is_served(tmp_path: Path) -> None:
+def test_the_ranking_changes_who_is_served(tmp_path: Path) -> None:
     terms = setting(product="delivery", actions=orders_of("all_in"), max_position=None)
+    other = replace(terms, account=terms.account.model_copy(update={"ranking": Ranking(confidence=0, performance=1)}))
     policy = make_bundle(tmp_path / "bundle", terms).policy
     markets = [market(f"SIM{letter}", sessions=6, seed=number) for number, letter in enumerate("AB")]
-    by_name = backtest_joint("random", policy, markets, terms, score=lambda symbol, decision: -ord(symbol[-1]))
-    reverse = backtest_joint("random", policy, markets, terms, score=lambda symbol, decision: ord(symbol[-1]))
-    assert by_name.digest() != reverse.digest()
+    assert backtest_joint("random", policy, markets, terms).digest() != (
+        backtest_joint("random", policy, markets, other).digest()
+    )
 
 
 def test_rows_without_a_bar_may_only_hold_and_earn_nothing() -> None:
@@ -347,15 +356,15 @@ def test_the_face_of_sb3_ends_all_rows_of_an_account_together() -> None:
     tape = joint_tape(rough_markets(2))
     env = JointTradingVecEnv(tape, ACCOUNTS["delivery fraction"], 3, EpisodeRules(bars=9, random_start=True))
     env.seed(5)
-    states = env.reset()
+    states = np.asarray(env.reset())
     assert states.shape == (12, small_spec().width + 5)
     rng, ends = np.random.default_rng(0), 0
     for _ in range(40):
         scores = rng.random(env.action_masks().shape)
         scores[~env.action_masks()] = -1
         env.step_async(scores.argmax(axis=1))
-        states, rewards, dones, infos = env.step_wait()
-        assert np.isfinite(states).all()
+        seen, rewards, dones, infos = env.step_wait()
+        assert np.isfinite(np.asarray(seen)).all()
         assert np.isfinite(rewards).all()
         for index in np.flatnonzero(dones).tolist():
             assert dones[index // 4 * 4 : index // 4 * 4 + 4].all()

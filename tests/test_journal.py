@@ -162,7 +162,32 @@ def test_a_write_that_fails_leaves_nothing_and_the_next_one_goes_on(path: Path) 
     with Journal(path, IDENTITY) as journal:
         with pytest.raises(TypeError):
             journal.note("", "broken", {"value": object()}, 1)
+        with pytest.raises(JournalError, match="in the journal already"):
+            journal.append(Moment(4 * STEP_NS, {}), {}, {}, {}, {}, {}, {}, (0, {}, 0))
         with pytest.raises(sqlite3.IntegrityError):
-            journal.append(Moment(4 * STEP_NS, {}), {}, {}, {}, {}, {}, {}, (0, {}, 0))  # this moment is there already
+            journal.append(Moment(5 * STEP_NS, {}), {}, {}, {}, {}, {}, {}, (0, {}, None))  # type: ignore[arg-type]
         journal.note("", "whole", {}, 1)
         assert journal.verify() == 8
+
+
+def test_a_record_without_a_flush_reaches_the_disk_with_the_next_flushed_one(path: Path) -> None:
+    """Both go into the one log, in order: no flush of a later record leaves out an earlier one."""
+
+    def flushed(journal: Journal) -> bool:
+        return bool(journal._database.execute("PRAGMA synchronous").fetchone() == (2,))
+
+    with Journal(path, IDENTITY) as journal:
+        journal.append(Moment(6 * STEP_NS, {}), {}, {}, {}, {}, {}, {}, (0, {}, 0), flush=False)
+        assert not flushed(journal)
+        journal.note("tag", "intent", {}, 1)
+        assert flushed(journal)
+        assert journal.verify() == 9
+        log = path.with_name(path.name + "-wal")
+        for place in range(100):
+            journal.note("tag", "seen", {}, place)
+        grown = log.stat().st_size
+        journal.tidy()
+        for place in range(50):
+            journal.note("tag", "seen", {}, place)
+        assert log.stat().st_size == grown, "the log begins again once it was moved into the file"
+        assert journal.verify() == 159

@@ -36,11 +36,28 @@ GUARDED = rules(
     exits={"stop_loss": 0.02, "trailing_stop": 0.01},
 )
 SHORT_LIVED = rules("delivery", actions=orders_of("all_in"), ruin_fraction=0.97)
+RANKED = rules(
+    "delivery",
+    actions=orders_of("fraction", fraction=0.4),
+    ranking={"confidence": 0.3, "performance": 0.7, "full_performance": 0.02},
+)
+CROWDED = rules(
+    allow_short=True,
+    actions=orders_of("fraction", fraction=0.2),
+    limits={
+        "max_per_sector": 2,
+        "sectors": {"SIM": "IT", "SIMA": "IT", "SIMB": "BANKS", "SIMC": "IT", "SIMD": "IT"},
+        "max_correlation": 0.2,
+        "correlation_bars": 10,
+    },
+)
 ALL = {
     **ACCOUNTS,
     "soon ruined": SHORT_LIVED,
     "delivery, limits and exits": LIMITED,
     "intraday, limits and stops": GUARDED,
+    "delivery, ranked": RANKED,
+    "intraday, of few sectors": CROWDED,
 }
 
 
@@ -192,8 +209,11 @@ def test_an_order_fails_for_want_of_cash_only_where_its_own_open_was_worse(size:
 
 
 @settings(max_examples=12, deadline=None)
-@given(seed=SEEDS, name=st.sampled_from(["delivery fraction", "intraday short all in", "intraday targets"]))
-def test_no_choice_is_dropped_while_a_less_confident_one_is_served(seed: int, name: str) -> None:
+@given(
+    seed=SEEDS,
+    name=st.sampled_from(["delivery fraction", "intraday short all in", "intraday targets", "delivery, ranked"]),
+)
+def test_no_choice_is_dropped_while_one_of_lower_score_is_served(seed: int, name: str) -> None:
     """Four symbols of one market, so that equal choices ask for equal orders."""
     markets = [replace(bars, symbol=symbol) for bars in [rough_bars(seed)] for symbol in SYMBOLS]
     for step in walk_joint(markets, ALL[name], random_choices(seed, hold=0.0)):
@@ -201,7 +221,7 @@ def test_no_choice_is_dropped_while_a_less_confident_one_is_served(seed: int, na
         for loser in map(SYMBOLS.index, step.dropped):
             for winner in map(SYMBOLS.index, step.orders):
                 if (held[winner], step.actions[winner]) == (held[loser], step.actions[loser]):
-                    ranks = [(-step.confidences[place], place) for place in (winner, loser)]
+                    ranks = [(-step.scores[SYMBOLS[place]], place) for place in (winner, loser)]
                     assert ranks[0] < ranks[1]
 
 

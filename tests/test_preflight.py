@@ -30,6 +30,7 @@ from finsense.live.rehearsal.faults import Fault
 from finsense.live.rehearsal.server import API_KEY, Rehearsal
 from finsense.live.rehearsal.stage import stage as set_stage
 from finsense.live.secret_store import SecretMissing
+from finsense.live.start import identity_of
 from finsense.market.bars import Bars
 from finsense.market.simulate import SimulatedMarket
 from finsense.model.bundle import write_bundle
@@ -152,6 +153,7 @@ def test_a_good_scene_is_green(world: World) -> None:
         "bundle",
         "validation",
         "limits",
+        "journal",
         "calendar",
         "clock",
         "token",
@@ -249,6 +251,13 @@ def _at(date: dt.date, hour: int) -> Break:
     return moved
 
 
+def _another_journal(world: World, _: ExitStack) -> None:
+    """The journal of a session that began under other limits."""
+    scene = world.scene()
+    loose = load_live(ROOT / "configs" / "live_rehearsal.yaml", [*world.settings(), "limits={max_positions: 1}"])
+    Journal(loose.journal("live"), identity_of(loose, "live", scene.bundle)).close()
+
+
 def _set(*overrides: str) -> Break:
     return lambda world, stack: world.overrides.extend(overrides)
 
@@ -328,6 +337,7 @@ CROSSES: dict[str, tuple[str, Break, str, str]] = {
         "does not answer",
         "internet",
     ),
+    "the journal of another session": ("journal", _another_journal, "rules differ", "another `name`"),
     "no login": ("token", _no_token, "no access token", "finsense broker login"),
     "a login that is dead": (
         "token",

@@ -3,11 +3,12 @@
 import datetime as dt
 from pathlib import Path
 
+from rehearsals import AUCTION_DAY, SECOND_NS, at, buy, rehearsal, rest_of, simulated
+
 from finsense.live.clock import FastClock, StandingClock, clock_of
 from finsense.live.feeds.kite_stream import Connected, KiteStream, Ticks
 from finsense.live.rehearsal.server import API_KEY, Rehearsal
 from finsense.live.rehearsal.stage import stage
-from tests.rehearsals import AUCTION_DAY, SECOND_NS, at, buy, rehearsal, rest_of, simulated
 
 
 def _stream(played: Rehearsal) -> KiteStream:

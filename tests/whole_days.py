@@ -1,12 +1,12 @@
-"""Whole days of live trading in which everything goes wrong at least once and nobody kills the loop; and their checks."""
+"""Whole days of live trading in which everything goes wrong at least once and nobody kills the loop; their checks."""
 
 import datetime as dt
 import json
+import random
 import statistics
 import threading
-import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,29 +14,36 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from crash_law import LoggedIn, Life, Nursery, check_day, write_setup
+from crash_law import Life, LoggedIn, Nursery, check_bars, check_day, one_life, true_bars, write_setup
 from rehearsals import at
 
+from finsense.account.trace import Trace
+from finsense.cli.options import setting_of
 from finsense.config.live import load_live
+from finsense.evaluation.backtest import backtest
 from finsense.live.desk_records import EXIT, STOP
 from finsense.live.gate import Reason
 from finsense.live.journal_format import Event, MomentRecord
 from finsense.live.journal_proof import prove
 from finsense.live.journal_reader import JournalReader
-from finsense.live.rehearsal.booked import RISK_SYSTEM, BookedOrder
+from finsense.live.rehearsal.booked import RISK_SYSTEM
 from finsense.live.rehearsal.faults import GAP_NS, SKEWED_FOR_NS, Fault, Faults
 from finsense.live.rehearsal.hours import Span
 from finsense.live.rehearsal.server import Rehearsal
 from finsense.live.rehearsal.stage import stage
-from finsense.market.bars import INTERVAL_NS, Bars
+from finsense.market.bars import INTERVAL_NS, Bar, Bars
+from finsense.model.bundle import load_bundle
 
 OVER, HALTED = 0, 8
 # The loop's memory may grow by so much from the first half of a day to the second: a journal's pages and the trace of
-# the day's bars are a few MiB; a leak of a kilobyte per tick would be ten times as much.
-GROWTH_BYTES = 8 << 20
+# the day's bars are one or two MiB; a leak of a kilobyte per packet would be more.
+GROWTH_BYTES = 4 << 20
 _PAGE_BYTES = 4096
+_COLUMNS = ("time_ns", "open", "high", "low", "close", "volume")
 _SAMPLE_S = 0.2
 _MOST_LIVES = 12
+# At this speed real seconds are minutes of the market, and what it missed is no reason to stop trading.
+_GATE = {"stale_s": 3600.0, "gap_bars": 75, "skew_s": 60.0, "tick_distance": 0.5}
 # What the stream's loss, and nothing else, writes into the log.
 _LOST_STREAM = "the tick stream is lost"
 _LOSES_STREAM = (Fault.STREAM_SILENT, Fault.STREAM_DROPPED)
@@ -57,6 +64,7 @@ class Plan:
         outages: clock times between which the exchange cannot be reached.
         start: clock time at which the loop can come first; None: before the opening.
         gate: changed settings of the gate.
+        ticks_per_bar: trades of the street that make one bar; large orders fill with them.
     """
 
     date: dt.date
@@ -69,6 +77,7 @@ class Plan:
     outages: tuple[tuple[str, str], ...] = ()
     start: str | None = None
     gate: dict[str, Any] = field(default_factory=dict)
+    ticks_per_bar: int = 12
 
     def spans(self, clocks: Sequence[tuple[str, str]]) -> tuple[Span, ...]:
         """Clock times as instants."""
@@ -196,9 +205,9 @@ def live_through(folder: Path, bundle: Path, plan: Plan, seed: int) -> Report:
         plan.date,
         speed=plan.speed,
         seed=seed,
-        balance_paise=10**9,
+        balance_paise=10**11,
         faults=weather,
-        ticks_per_bar=12,
+        ticks_per_bar=plan.ticks_per_bar,
         halts=plan.spans(plan.halts),
         outages=plan.spans(plan.outages),
         start_ns=None if plan.start is None else at(plan.start, plan.date),
@@ -212,8 +221,7 @@ def live_through(folder: Path, bundle: Path, plan: Plan, seed: int) -> Report:
     memory = Memory()
     with rehearsal, _logged_in(rehearsal, folder) as token:
         symbols = [bars.symbol for bars in plan.markets]
-        gate = {"stale_s": 3600.0, "gap_bars": 75, "skew_s": 60.0, "tick_distance": 0.5, **plan.gate}
-        setup = write_setup(folder, bundle, symbols, rehearsal, gate=gate)
+        setup = write_setup(folder, bundle, symbols, rehearsal, gate={**_GATE, **plan.gate})
         nursery = Nursery(setup, token, log)
         try:
             ended = _live(nursery, memory, log)
@@ -262,19 +270,90 @@ def _logged_in(rehearsal: Rehearsal, folder: Path) -> Iterator[Path]:
         logged_in.close()
 
 
+def paper_day(folder: Path, bundle: Path, plan: Plan, *, kills: int, until: str, seed: int) -> Life:
+    """Trade the rehearsal's ticks on paper, killed at random instants, and compare with a backtest of its candles.
+
+    Raises:
+        AssertionError: they are not the same to the bit.
+    """
+    weather, dice = Weather(dict(plan.rates), np.random.default_rng(seed)), random.Random(seed)
+    rehearsal = stage(
+        plan.markets,
+        plan.date,
+        speed=plan.speed,
+        seed=seed,
+        balance_paise=10**9,
+        faults=weather,
+        ticks_per_bar=8,
+        start_ns=None if plan.start is None else at(plan.start, plan.date),
+        waits=True,
+    )
+    (market,) = plan.markets
+    log, life = folder / "loop.log", Life(struck=weather.struck)
+    with rehearsal, _logged_in(rehearsal, folder) as token:
+        # What is caught up after a restart comes at once.
+        setup = write_setup(folder, bundle, [market.symbol], rehearsal, gate={**_GATE, "orders_per_second": 10})
+        nursery = Nursery(setup, token, log, "paper")
+        try:
+            until_ns = at(until, plan.date)
+            while one_life(nursery, rehearsal, life, dice, kills, until_ns, 2.5, log) != OVER:
+                pass
+        finally:
+            nursery.close()
+        found = load_live(setup)
+        true = true_bars(found, rehearsal, plan.date)
+        assert not rehearsal.exchange.orders, "a paper session has sent an order"
+    journal = found.journal("paper")
+    assert prove(journal).remark == ""
+    with JournalReader(journal) as reader:
+        records, before = list(reader.records()), reader.history()
+    check_bars(records, true)
+    assert not _refused(records)
+    today = [moment.bars[market.symbol] for moment in true.values()]
+    trace = _backtest(bundle, market, [*before[market.symbol], *today], plan.date)
+    _check_same(records, trace)
+    life.recovered, life.fills = len(records), len(trace.all_fills()[0])
+    return life
+
+
+def _backtest(folder: Path, market: Bars, bars: Sequence[Bar], date: dt.date) -> Trace:
+    """The backtest of a day, its bars given after those before it."""
+    bundle = load_bundle(folder)
+    columns: dict[str, Any] = {name: np.array([getattr(bar, name) for bar in bars]) for name in _COLUMNS}
+    whole = Bars(market.symbol, market.interval, **columns, derivatives=market.derivatives)
+    return backtest("paper", bundle.policy, whole, setting_of(bundle), date, date).trace
+
+
+def _check_same(records: Sequence[MomentRecord], trace: Trace) -> None:
+    rows = [record.rows[0] for record in records]
+    booked = [
+        (fill.quantity, fill.price_paise) for record in records for some in record.fills.values() for fill in some
+    ]
+    assert [record.moment.time_ns for record in records] == trace.time_ns.tolist()
+    assert b"".join(row.state for row in rows) == trace.states.tobytes()
+    assert b"".join(row.mask for row in rows) == trace.masks.tobytes()
+    assert [row.action for row in rows] == trace.actions.tolist()
+    assert [row.order_quantity for row in rows] == trace.orders.tolist()
+    assert [row.position for row in rows] == trace.position.tolist()
+    assert [record.equity_paise for record in records] == trace.equity_paise.tolist()
+    assert booked == [(quantity, price) for quantity, price, _ in trace.all_fills()[1].tolist()]
+
+
 def _doubtful(plan: Plan, weather: Weather, rehearsal: Rehearsal) -> set[int]:
     """Starts of the bars that a span of doubt touches."""
     step_ns = INTERVAL_NS[plan.markets[0].interval]
     session = next(iter(rehearsal.sessions.values()))
     starts = [start for window in session.windows for start in range(*window, step_ns)]
     # A tick that was kept back or disbelieved shows in the bar of the next one too.
-    return {start for begin, end in weather.doubts for start in starts if start < end + step_ns and begin < start + step_ns}
+    return {
+        start for begin, end in weather.doubts for start in starts if start < end + step_ns and begin < start + step_ns
+    }
 
 
 def _check_alarms(
     events: Sequence[Event], records: Sequence[MomentRecord], rehearsal: Rehearsal, weather: Weather
 ) -> Counter[str]:
-    """Every alarm that should be raised was raised, and no other; each is counted from what happened, not from alarms."""
+    """Every alarm that should be raised was raised, and no other; what happened is counted, and not the alarms."""
     raised = Counter(event.body["kind"] for event in events if event.what == "alarm")
     booked = {tag: order for order in rehearsal.exchange.orders for tag in [order.request.tag]}
     legs = {event.tag: event.body["leg"] for event in events if event.what == "intent"}
@@ -297,6 +376,7 @@ def _check_alarms(
         "order stopped": sum(_refused(records).values()),
     }
     assert {kind: raised[kind] > 0 for kind in at_least_once} == {kind: why > 0 for kind, why in at_least_once.items()}
+    assert raised["halt"] <= len(gone), "a halt that no order of unknown fate explains"
     perhaps = {
         "unprotected": len(stops_refused) + refusals,
         "stop_not_moved": weather.struck[Fault.ADDRESS_REFUSED],

@@ -9,6 +9,7 @@ from finsense.account.ranking import CapitalError, Ranked, Signal, Weights, rank
 
 # Signed shares and paise per share -> what the order costs, paise.
 Charges = Callable[[int, int], int]
+_NO_SIGNAL = "no signal"
 
 
 class Holding(NamedTuple):
@@ -141,11 +142,14 @@ def liquidation_order(capital: Capital, signals: Sequence[Signal], weights: Weig
         CapitalError: see `rank`.
     """
     known = {one.symbol: one for one in rank(signals, weights)}
-    held = [known.get(one.symbol, Ranked(one.symbol, 0.0, "no signal")) for one in capital.holdings]
+    held = [known.get(one.symbol, Ranked(one.symbol, 0.0, _NO_SIGNAL)) for one in capital.holdings]
     value = {one.symbol: one.value_paise for one in capital.holdings}
-    return sorted(
-        held, key=lambda one: (one.symbol in known, not one.refused, one.score, -value[one.symbol], one.symbol)
-    )
+    return sorted(held, key=lambda one: weakness(one, value[one.symbol]))
+
+
+def weakness(one: Ranked, value_paise: int) -> tuple[bool, bool, float, int, str]:
+    """The lower, the earlier a position worth so much, without its sign, is closed when cash is wanted."""
+    return one.refused != _NO_SIGNAL, not one.refused, one.score, -value_paise, one.symbol
 
 
 def suggest(

@@ -5,15 +5,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
-from finsense.account.claims import CLAIM, share
-from finsense.account.portfolio import ACCOUNT, ACCOUNT_FEATURES, apply_fill, open_account
-from finsense.account.purse import close_moment, observe_moment, place_moment
+from finsense.account.claims import CLAIM
+from finsense.account.crowding import new_pasts, sector_codes
+from finsense.account.joint_step import observe_symbols, open_accounts, order_symbols, settle_symbol
+from finsense.account.portfolio import ACCOUNT, ACCOUNT_FEATURES
 from finsense.account.reasons import REASONS
 from finsense.account.rules import AccountRules
-from finsense.account.session import Fill, IllegalAction, Observation, Order, entry_stop_ppm, settle_fill
+from finsense.account.session import Fill, IllegalAction, Observation, Order, entry_stop_ppm
+from finsense.account.track_record import TRACK, gained, open_tracks
 from finsense.market.bars import Bar, session_day
 from finsense.market.calendar import session_date
 from finsense.market.costs import ChargeRules
@@ -33,7 +34,8 @@ class Choice(NamedTuple):
 
     Attributes:
         action: a legal one.
-        confidence: finite; the more confident of two choices is served first.
+        confidence: finite, the probability that the policy gives it; what the rules' ranking makes of it and of what
+            was gained on the symbol says which of two choices is served first.
     """
 
     action: int
@@ -54,46 +56,6 @@ class Books(NamedTuple):
     equity_paise: int
 
 
-@njit(cache=True)
-def _open(accounts: Any, rules: Any) -> None:
-    for index in range(len(accounts)):
-        open_account(accounts[index], rules[0])
-
-
-@njit(cache=True)
-def _settle(
-    accounts: Any, rules: Any, markets: Any, schedules: Any, row: int, index: int, fill: Any, stop: bool
-) -> None:
-    # The step of the bar at whose close the order was decided: that of the fill's own bar is not known yet.
-    tick_paise = markets[index].tick_paise
-    day, quantity, price_paise, before_paise = fill
-    settle_fill(accounts[index], rules[0], schedules[row], day, quantity, price_paise, before_paise, tick_paise, stop)
-    share(accounts, index)
-
-
-@njit(cache=True)
-def _observe(
-    accounts: Any,
-    claims: Any,
-    rules: Any,
-    markets: Any,
-    bars: NDArray[np.int64],
-    schedules: Any,
-    flags: NDArray[np.bool_],
-    cells: NDArray[np.float32],
-    width: int,
-    states: NDArray[np.float32],
-    masks: NDArray[np.bool_],
-) -> None:
-    present, deciding, settled = flags[0], flags[1], flags[2]
-    for index in range(len(accounts)):
-        if present[index] and not settled[index]:
-            apply_fill(accounts[index], rules[0], schedules[0], 0, 0, 0)
-        settled[index] = False
-    close_moment(accounts, claims, rules, markets, bars, schedules, present)
-    observe_moment(accounts, rules, markets, bars, schedules, deciding, cells, width, states, masks, 0)
-
-
 def in_order(instruments: Sequence[Instrument]) -> list[Instrument]:
     """The instruments of an account by name: the order of symbols everywhere.
 
@@ -109,7 +71,7 @@ def in_order(instruments: Sequence[Instrument]) -> list[Instrument]:
 def new_accounts(count: int, rules: NDArray[Any]) -> NDArray[Any]:
     """The fresh records of an account with so many symbols, (count,) of dtype ACCOUNT."""
     accounts = np.zeros(count, ACCOUNT)
-    _open(accounts, rules)
+    open_accounts(accounts, rules)
     return accounts
 
 
@@ -166,8 +128,12 @@ class JointSession:
         # The same two by name and place; on most moments they are those of the moment before.
         self._with_bar: dict[str, int] = {}
         self._observed: dict[str, int] = {}
-        self._actions, self._ranks = np.zeros(count, np.int64), np.zeros(count, np.int64)
-        self._confidences, self._drops = np.zeros(count), np.zeros(count, np.int64)
+        self._near = sector_codes(self.symbols, rules.limits), new_pasts(1, count, rules.limits)[0]
+        self._tracks = np.zeros(count, TRACK)
+        open_tracks(self._tracks, self._rules[0])
+        self._actions, self._confidences = np.zeros(count, np.int64), np.zeros(count)
+        self._scores, self._drops = np.zeros(count), np.zeros(count, np.int64)
+        self._scratch = self._scores, np.zeros(count, np.int64), self._drops
         self._time_ns = 0
         # What each numbered order has filled so far, paise.
         self._filled_paise: dict[tuple[int, int], int] = {}
@@ -200,6 +166,19 @@ class JointSession:
         """The protective stops that must rest now: symbol -> trigger, paise."""
         return resting_stops(self.symbols, self.accounts)
 
+    @property
+    def scores(self) -> dict[str, float]:
+        """What ranked the last choices: symbol -> score, by name."""
+        return {symbol: float(self._scores[place]) for symbol, place in self._observed.items()}
+
+    def gained(self, symbol: str) -> float:
+        """What was gained on a symbol over its last SESSIONS sessions, fraction; 0 where the ranking does not ask.
+
+        Raises:
+            JointError: a symbol that this account does not trade.
+        """
+        return float(gained(self._tracks[self._place(symbol)]))
+
     def settle(self, fills: Mapping[str, Sequence[Fill]]) -> None:
         """Book the fills since the last moment. Only here cash and position change.
 
@@ -224,7 +203,7 @@ class JointSession:
                     self._filled_paise[place, fill.order] = before_paise + value_paise
 
     def _book(self, place: int, row: int, fill: tuple[int, int, int, int], *, stop: bool) -> None:
-        _settle(self.accounts, self._rules, self._markets, self._schedules, row, place, fill, stop)
+        settle_symbol(self.accounts, self._rules, self._markets, self._schedules, row, place, fill, stop)
         self._settled[place] = True
 
     def observe(self, moment: Moment) -> dict[str, Observation]:
@@ -253,9 +232,11 @@ class JointSession:
             self._deciding[:] = [symbol in observed for symbol in self.symbols]
         count = len(self.symbols)
         states = np.empty((count, self.state_width), np.float32)
-        _observe(
+        observe_symbols(
             self.accounts,
             self._claims,
+            self._near,
+            self._tracks,
             self._rules,
             self._markets,
             self._bars,
@@ -275,7 +256,7 @@ class JointSession:
     def order(self, choices: Mapping[str, Choice]) -> dict[str, Order]:
         """Turn the choices of the symbols that were observed into orders for each symbol's next open.
 
-        Exits and the account's own orders come first, then the more confident choices (equals by name); each takes its
+        Exits and the account's own orders come first, then the choices of higher score (equals by name); each takes its
         cash and its place from those after it. What is left without is told in `dropped`.
 
         Returns:
@@ -294,9 +275,11 @@ class JointSession:
             choice = choices[symbol]
             self._check(symbol, place, choice)
             self._actions[place], self._confidences[place] = choice
-        wanted = place_moment(
+        wanted = order_symbols(
             self.accounts,
             self._claims,
+            self._near,
+            self._tracks,
             self._rules,
             self._markets,
             self._bars,
@@ -304,8 +287,7 @@ class JointSession:
             self._deciding,
             self._actions,
             self._confidences,
-            self._ranks,
-            self._drops,
+            self._scratch,
         )
         if wanted == 0:
             self.dropped = {}

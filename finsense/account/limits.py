@@ -41,7 +41,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 # Below these, smaller is looser; for every other number larger is.
 _FLOORS = ("min_position_fraction", "cash_buffer", "no_entry_before_close_minutes")
 # Tell how a limit works; neither looser nor tighter by themselves.
-_MANNERS = ("preset", "volatility_bars")
+_MANNERS = ("preset", "volatility_bars", "sectors", "correlation_bars")
 
 
 class Limits(BaseModel):
@@ -56,6 +56,12 @@ class Limits(BaseModel):
         max_gross_exposure: positions without their signs, over the equity.
         max_net_exposure: long less short positions, over the equity, in either direction.
         max_positions: symbols with a position at a time.
+        max_per_sector: symbols of one sector with a position at a time.
+        sectors: symbol -> sector, of every symbol of an account with such a limit.
+        max_correlation: of the returns of a symbol with those of each symbol that has a position; beyond it no position
+            is opened in it. Where the account may sell short, in either direction.
+        correlation_bars: returns of which it is told, from close to close of the account's bars (a symbol without a bar
+            did not move); the limit rests until so many were seen.
         cash_buffer: of the equity, cash that no order may spend.
         max_orders_per_day: orders of all symbols after which nothing is opened that day.
         max_orders_per_bar: orders of all symbols at one bar after which nothing more is opened at it.
@@ -81,6 +87,10 @@ class Limits(BaseModel):
     max_gross_exposure: Fraction | None = None
     max_net_exposure: Fraction | None = None
     max_positions: Count | None = None
+    max_per_sector: Count | None = None
+    sectors: Mapping[Annotated[str, Field(min_length=1)], Annotated[str, Field(min_length=1)]] = {}
+    max_correlation: Annotated[float, Field(gt=0, lt=1)] | None = None
+    correlation_bars: Annotated[int, Field(ge=10, le=1000)] = 60
     cash_buffer: Annotated[float, Field(gt=0, lt=1)] | None = None
     max_orders_per_day: Count | None = None
     max_orders_per_bar: Count | None = None
@@ -108,6 +118,7 @@ class Limits(BaseModel):
         self._expect_order("max_net_exposure", "max_gross_exposure", "the net can never exceed the gross")
         self._expect_order("min_position_fraction", "max_gross_exposure", "no position could be opened")
         self._expect_order("max_orders_per_bar", "max_orders_per_day", "a bar is part of its day")
+        self._expect_order("max_per_sector", "max_positions", "a sector is part of the account")
         self._expect_order("max_daily_loss", "max_drawdown", "the drawdown would always be reached first")
         if self.min_position_fraction is not None and self.min_position_fraction + (self.cash_buffer or 0) > 1:
             raise ValueError(
@@ -116,6 +127,8 @@ class Limits(BaseModel):
             )
         if self.max_order_value is not None and (self.max_order_value * 100) % 1 != 0:
             raise ValueError(f"max_order_value must be whole paise, found {self.max_order_value}")
+        if self.max_per_sector is not None and not self.sectors:
+            raise ValueError("max_per_sector needs the sector of each symbol: name them under sectors, like {INFY: IT}")
         for reaction, limit in (("on_daily_loss", "max_daily_loss"), ("on_drawdown", "max_drawdown")):
             if getattr(self, reaction) == "flatten" and getattr(self, limit) is None:
                 raise ValueError(f"{reaction}: flatten needs {limit}, which is off")

@@ -24,6 +24,7 @@ ACCOUNT = np.dtype(
         ("fill_price_paise", np.int64),
         ("fill_charges_paise", np.int64),
         ("charges_paise", np.int64),  # all charges so far
+        ("brought_paise", np.int64),  # cash that its fills brought so far, after charges; negative for what they took
         # What the other symbols of the same account mean to this one; zeros where it trades one symbol alone.
         # cash that is not this one's to spend: promised to their waiting orders, and twice what they owe short
         ("reserved_paise", np.int64),
@@ -90,6 +91,7 @@ def open_account(account: Any, rules: Any) -> None:
     account.fill_price_paise = 0
     account.fill_charges_paise = 0
     account.charges_paise = 0
+    account.brought_paise = 0
     account.orders = 0
     account.fills = 0
     account.reserved_paise = 0
@@ -197,6 +199,7 @@ def _book(
         account.cost_paise = after * price_paise
         account.bars_held = 0
     account.cash_paise -= quantity * price_paise + charges
+    account.brought_paise -= quantity * price_paise + charges
     account.position = after
     account.position_day = day
     account.charges_paise += charges

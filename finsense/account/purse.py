@@ -7,6 +7,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from finsense.account.claims import claim_all, share, share_fields, tell_claims, write_claim
+from finsense.account.crowding import crowded
 from finsense.account.exchange import fill_bar
 from finsense.account.mask import place_order, reason_of
 from finsense.account.orders import order_quantity, own_order_quantity
@@ -115,12 +116,12 @@ def _rank(
     schedules: Any,
     deciding: NDArray[np.bool_],
     actions: NDArray[np.int64],
-    confidences: NDArray[np.float64],
+    scores: NDArray[np.float64],
     ranks: NDArray[np.int64],
 ) -> int:
     """Write who orders first into `ranks` and return how many order anything.
 
-    Exits come first, by name; then the others, the most confident first, equals by name.
+    Exits come first, by name; then the others, the highest score first, equals by name.
     """
     count = exits = 0
     for index in range(len(accounts)):
@@ -137,7 +138,7 @@ def _rank(
             exits += 1
         else:
             first = exits
-            while first < count and confidences[ranks[first]] >= confidences[index]:
+            while first < count and scores[ranks[first]] >= scores[index]:
                 first += 1
         while place > first:
             ranks[place] = ranks[place - 1]
@@ -149,9 +150,10 @@ def _rank(
 
 @njit(cache=True)
 def _place(
-    account: Any,
-    claim: Any,
-    purse: Any,
+    accounts: Any,
+    claims: Any,
+    near: Any,
+    index: int,
     rules: Any,
     market: Any,
     schedule: Any,
@@ -162,8 +164,11 @@ def _place(
 
     `ranked` tells how many they are; the first one's mask still holds.
     """
+    account, claim, purse = accounts[index], claims[index], claims[len(accounts)]
     if ranked > 0:
         tell_claims(account, claim, purse)
+        if (rules.max_per_sector > 0 or rules.max_correlation > 0.0) and account.unsettled == FREE:
+            account.unsettled = crowded(accounts, claims, near, rules, index)
         code = reason_of(account, rules, market, schedule, action)
         if code != FREE:
             # What shrank to nothing since it was seen shrank for want of cash.
@@ -181,36 +186,38 @@ def _place(
 def place_moment(
     accounts: Any,
     claims: Any,
+    near: Any,
     rules: Any,
     markets: Any,
     bars: NDArray[np.int64],
     schedules: Any,
     deciding: NDArray[np.bool_],
     actions: NDArray[np.int64],
-    confidences: NDArray[np.float64],
+    scores: NDArray[np.float64],
     ranks: NDArray[np.int64],
     dropped: NDArray[np.int64],
 ) -> int:
     """Turn the choices of one moment into waiting orders; returns how many would order something.
 
-    Exits and the account's own orders come first, then the other choices, the most confident first (equals by name).
+    Exits and the account's own orders come first, then the other choices, the highest score first (equals by name).
     Each order that is placed takes its cash and its place from those after it. A choice that is not legal any more
     orders nothing.
 
     Args:
         accounts: see `close_moment`, as it left them.
         claims: see `close_moment`.
+        near: see `crowded`.
         rules: see `close_moment`.
         markets: see `close_moment`.
         bars: see `close_moment`.
         schedules: see `close_moment`.
         deciding: (S,) bool, whose choices count; the others keep the order that waits.
         actions: (S,) int64, legal ones.
-        confidences: (S,) float64, finite.
+        scores: (S,) float64, finite.
         ranks: scratch, (S,) int64.
         dropped: output, (S,) int64, a code of REASONS: why nothing is ordered, FREE otherwise.
     """
-    count = _rank(accounts, rules[0], markets, bars, schedules, deciding, actions, confidences, ranks)
+    count = _rank(accounts, rules[0], markets, bars, schedules, deciding, actions, scores, ranks)
     for index in range(len(dropped)):
         dropped[index] = FREE
     for rank in range(count):
@@ -220,9 +227,7 @@ def place_moment(
         action = actions[index]
         if rank > 0:
             share_fields(accounts[ranks[rank - 1]], accounts[index])
-        dropped[index] = _place(
-            accounts[index], claims[index], claims[len(accounts)], rules[0], market, schedule, action, rank
-        )
+        dropped[index] = _place(accounts, claims, near, index, rules[0], market, schedule, action, rank)
     if count > 0:
         share(accounts, ranks[count - 1])
     return count

@@ -3,7 +3,10 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, NamedTuple, Self
+
+from numba import njit
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class CapitalError(ValueError):
@@ -49,6 +52,33 @@ class Weights:
             raise CapitalError("expected a weight above 0, found none")
 
 
+class Ranking(BaseModel):
+    """Who is served first where several symbols of one account compete for cash and places: the higher score.
+
+    Attributes:
+        confidence: weight of the probability that the policy gives its choice.
+        performance: weight of what it gained on that symbol in the same session over its last three months.
+        full_performance: the three-month gain, over the equity of the whole account, that counts as 1; fraction.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    confidence: Annotated[float, Field(ge=0, le=1)] = 1.0
+    performance: Annotated[float, Field(ge=0, le=1)] = 0.0
+    full_performance: Annotated[float, Field(gt=0, le=1)] = 0.10
+
+    @model_validator(mode="after")
+    def _something_counts(self) -> Self:
+        if self.confidence == 0 and self.performance == 0:
+            raise ValueError("confidence and performance are both 0, so nothing would rank the symbols: raise one")
+        return self
+
+    @property
+    def weights(self) -> "Weights":
+        """The same, for a score."""
+        return Weights(self.confidence, self.performance, self.full_performance)
+
+
 class Ranked(NamedTuple):
     """A signal and its score.
 
@@ -63,6 +93,16 @@ class Ranked(NamedTuple):
     refused: str = ""
 
 
+@njit(cache=True)
+def blend(
+    confidence: float, gained: float, confidence_weight: float, performance_weight: float, full_performance: float
+) -> float:
+    """The score of a signal: its weights as in `Weights`; `gained`: in three months, fraction, which counts above 0."""
+    performance = min(max(gained, 0.0) / full_performance, 1.0)
+    parts = confidence_weight * confidence + performance_weight * performance
+    return float(parts / (confidence_weight + performance_weight))
+
+
 def score(signal: Signal, weights: Weights) -> float:
     """Of one signal alone, 0 to 1: no other signal changes it.
 
@@ -72,9 +112,8 @@ def score(signal: Signal, weights: Weights) -> float:
     momentum = signal.momentum or 0.0
     if not (0.0 <= signal.confidence <= 1.0 and math.isfinite(momentum)) or signal.price_paise <= 0:
         raise CapitalError(f"expected a confidence from 0 to 1, a finite momentum and a price above 0, found {signal}")
-    performance = min(max(momentum, 0.0) / weights.full_performance, 1.0)
-    parts = weights.confidence * signal.confidence + weights.performance * performance
-    return min(parts / (weights.confidence + weights.performance), 1.0)
+    weighing = weights.confidence, weights.performance, weights.full_performance
+    return min(blend(signal.confidence, momentum, *weighing), 1.0)
 
 
 def rank(signals: Sequence[Signal], weights: Weights | None = None) -> list[Ranked]:

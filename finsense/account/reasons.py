@@ -15,6 +15,8 @@
     PRICE_JUMP,
     VOLATILITY_SPIKE,
     POSITIONS,
+    SECTOR,
+    CORRELATION,
     ORDER_QUANTITY,
     ORDER_VALUE,
     POSITION_SIZE,
@@ -29,7 +31,7 @@
     FLATTEN,
     TAKE_PROFIT,
     TIME_EXIT,
-) = range(27)
+) = range(29)
 
 REASONS: tuple[str, ...] = (
     "free",
@@ -45,6 +47,8 @@ REASONS: tuple[str, ...] = (
     "price jump",
     "volatility spike",
     "number of positions",
+    "positions of one sector",
+    "correlation with a position",
     "order quantity",
     "order value",
     "position too large",

@@ -9,7 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from finsense.account.exits import Exits
 from finsense.account.limits import Limits
-from finsense.account.rules_record import MAX_TARGETS, ppm, write_exits, write_limits
+from finsense.account.ranking import Ranking
+from finsense.account.rules_record import MAX_TARGETS, ppm, write_exits, write_limits, write_ranking
 from finsense.account.rules_record import PPM as PPM
 from finsense.account.rules_record import RULES as RULES
 from finsense.market.bars import INTERVAL_NS
@@ -103,6 +104,7 @@ class AccountRules(_Rule):
         ruin_fraction: an episode ends when the equity falls to this fraction of the balance.
         limits: what the account may not do.
         exits: what closes a position without the policy.
+        ranking: who is served first where several symbols compete for cash and places.
     """
 
     balance: Annotated[Decimal, Field(gt=0, le=Decimal(10) ** 9)]
@@ -118,6 +120,7 @@ class AccountRules(_Rule):
     ruin_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.2
     limits: Limits = Limits()
     exits: Exits = Exits()
+    ranking: Ranking = Ranking()
 
     @model_validator(mode="after")
     def _rules_agree(self) -> Self:
@@ -200,6 +203,7 @@ class AccountRules(_Rule):
             _fill_size(rules, self.actions.size)
         write_limits(rules, self.limits, daily=bar_ns >= DAY_NS)
         write_exits(rules, self.exits)
+        write_ranking(rules, self.ranking.weights)
         return rules
 
 

@@ -1,4 +1,4 @@
-"""The rules of an account as the compiled kernels read them, and how its limits and exits are written there."""
+"""The rules of an account as the compiled kernels read them, and how limits, exits and ranking are written there."""
 
 from typing import Any
 
@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from finsense.account.exits import Exits
 from finsense.account.limits import Limits
+from finsense.account.ranking import Weights
 from finsense.account.reasons import DAILY_LOSS, DRAWDOWN
 
 MAX_TARGETS = 8
@@ -43,6 +44,8 @@ RULES = np.dtype(
         ("max_gross_ppm", np.int64),
         ("max_net_ppm", np.int64),
         ("max_positions", np.int64),
+        ("max_per_sector", np.int64),
+        ("max_correlation", np.float64),
         ("cash_buffer_ppm", np.int64),
         ("day_orders", np.int64),
         ("bar_orders", np.int64),
@@ -60,6 +63,10 @@ RULES = np.dtype(
         ("exit_trail_ppm", np.int64),
         ("exit_profit_ppm", np.int64),
         ("exit_bars", np.int64),
+        # Of the ranking of several symbols; fractions.
+        ("rank_confidence", np.float64),
+        ("rank_performance", np.float64),
+        ("rank_full", np.float64),
     ]
 )
 
@@ -70,6 +77,8 @@ def write_limits(rules: NDArray[Any], limits: Limits, *, daily: bool) -> None:
     rules["max_order_paise"] = OFF if limits.max_order_value is None else int(limits.max_order_value * 100)
     rules["max_order_shares"] = limits.max_order_quantity or OFF
     rules["max_positions"] = limits.max_positions or OFF
+    rules["max_per_sector"] = limits.max_per_sector or OFF
+    rules["max_correlation"] = OFF if limits.max_correlation is None else limits.max_correlation
     rules["day_orders"] = limits.max_orders_per_day or OFF
     rules["bar_orders"] = limits.max_orders_per_bar or OFF
     rules["losses"] = limits.max_consecutive_losses or OFF
@@ -103,6 +112,13 @@ def write_exits(rules: NDArray[Any], exits: Exits) -> None:
     rules["exit_trail_ppm"] = _ppm_or_off(exits.trailing_stop)
     rules["exit_profit_ppm"] = _ppm_or_off(exits.take_profit)
     rules["exit_bars"] = exits.time_exit_bars or OFF
+
+
+def write_ranking(rules: NDArray[Any], weights: Weights) -> None:
+    """Write how the symbols of one account are ranked into a record of dtype RULES, (1,)."""
+    rules["rank_confidence"] = weights.confidence
+    rules["rank_performance"] = weights.performance
+    rules["rank_full"] = weights.full_performance
 
 
 def _ppm_or_off(fraction: float | None) -> int:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from finsense.account.portfolio import ACCOUNT
 from finsense.account.session import Observation
 
 HASHED = ("states", "masks", "actions", "fills", "equity")
@@ -86,7 +87,7 @@ class Recorder:
     def __init__(self) -> None:
         self._seen: list[Observation] = []
         self._decisions: list[tuple[int, int, int]] = []
-        self._books: list[NDArray[Any]] = []
+        self._books: list[bytes] = []
 
     def append(self, time_ns: int, seen: Observation, action: int, order: int, account: NDArray[Any]) -> None:
         """Note one bar.
@@ -100,7 +101,7 @@ class Recorder:
         """
         self._seen.append(seen)
         self._decisions.append((time_ns, action, order))
-        self._books.append(account.copy())
+        self._books.append(account.tobytes())
 
     def __len__(self) -> int:
         return len(self._seen)
@@ -114,7 +115,7 @@ class Recorder:
         if not self._seen:
             raise ValueError("no bar was traded, so there is nothing to trace")
         decisions = np.array(self._decisions, np.int64)
-        books = np.concatenate(self._books)
+        books = np.frombuffer(b"".join(self._books), ACCOUNT)
         return Trace(
             time_ns=decisions[:, 0],
             close_paise=books["close_paise"].copy(),

@@ -94,7 +94,7 @@ def drive_joint(
             policies[place].learn(bars_at[symbols[place]][time_ns])
             decision = policies[place].act(seen.state, seen.mask)
             actions[place] = decision.action
-            env.core.confidences[place :: len(symbols)] = decision.probabilities[decision.action]
+            env.core.confidences[place :: len(symbols)] = decision.confidence
             recorders[place].append(time_ns, seen, decision.action, 0, books[place : place + 1])
         if over:
             return {symbol: one.trace() for symbol, one in zip(symbols, recorders, strict=True) if len(one)}

@@ -6,6 +6,8 @@ from typing import Any, NoReturn
 
 import typer
 
+from finsense.account.crowding import SectorError
+from finsense.account.joint import JointError
 from finsense.account.ranking import CapitalError
 from finsense.account.session import IllegalAction
 from finsense.account.sizing import SizingError
@@ -67,6 +69,8 @@ _KINDS: dict[type[Exception], tuple[str, int]] = {
     FeedSilent: ("feed", HALT),
     HistoryOutdated: ("feed", HALT),
     CapitalError: ("capital", DATA),
+    JointError: ("account", DATA),
+    SectorError: ("limits", CONFIG),
     SizingError: ("capital", DATA),
     IllegalAction: ("policy", RUNTIME),
     OnnxPolicyError: ("policy", RUNTIME),

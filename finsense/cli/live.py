@@ -21,8 +21,9 @@ from finsense.cli.preflight import looked_at, scene_of, show
 from finsense.cli.secrets import open_secrets
 from finsense.config.live import KiteBroker, KiteFeed, LiveSetup, load_live
 from finsense.live.arming import Arming, NotArmed, confirm, phrase
+from finsense.live.last_wall import Stopping
 from finsense.live.preflight import green
-from finsense.live.start import Ended, Mode, Stopping, trade
+from finsense.live.start import Ended, Mode, trade
 from finsense.market.bars import ist_text
 from finsense.market.moments import Moment
 from finsense.model.bundle import Bundle, load_bundle

@@ -149,7 +149,9 @@ def _replay(
     interrupt = _Interrupt()
     with interrupt.watched():
         run = trade_on_paper(bundle, setting, histories, trading, journal, speed=pace, stop=lambda: interrupt.asked)
-    name = bundle.manifest.name
+    if not run.traces:
+        refuse("interrupted", "stopped before the first bar was traded; start again to go on", INTERRUPTED)
+    name, steps = bundle.manifest.name, "bars" if len(markets) == 1 else "moments"
     first, last = min(bars.first_date for bars in trading), max(bars.last_date for bars in trading)
     seen = bundle.manifest.provenance.seen_between(first, last)
     facts = {"recovered": run.recovered, "complete": run.complete, "journal": str(journal), "in_sample": list(seen)}
@@ -165,7 +167,7 @@ def _replay(
     if as_json:
         print_json({**summary, **facts})
     else:
-        console.print(f"{run.recovered} bars were recovered from the journal {journal}")
+        console.print(f"{run.recovered} {steps} were recovered from the journal {journal}")
         if seen:
             console.print(f"IN SAMPLE: the policy was made of days of this span ({' and '.join(seen)}).")
     last_bar = ist_text(max(int(trace.time_ns[-1]) for trace in run.traces.values()))

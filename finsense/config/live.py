@@ -204,6 +204,10 @@ def tightest(trained: Limits, live: Limits) -> Limits:
             chosen[name] = "flatten" if "flatten" in known else "no_entries"
         elif name == "volatility_bars":
             chosen[name] = theirs if trained.max_volatility_spike is not None else ours
+        elif name == "correlation_bars":
+            chosen[name] = theirs if trained.max_correlation is not None else ours
+        elif name == "sectors":
+            chosen[name] = {**ours, **theirs}
         elif name != "preset":
             chosen[name] = min(known, default=None)
     return Limits(**chosen)

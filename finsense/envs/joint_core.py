@@ -11,9 +11,11 @@ from gymnasium.utils import seeding
 from numpy.typing import NDArray
 
 from finsense.account.claims import CLAIM
+from finsense.account.crowding import new_pasts, sector_codes
 from finsense.account.portfolio import ACCOUNT, ACCOUNT_FEATURES
 from finsense.account.rules import AccountRules
 from finsense.account.session import IllegalAction
+from finsense.account.track_record import TRACK
 from finsense.envs.core import EpisodeRules, Outcome, draw_seed
 from finsense.envs.joint_kernel import refresh_joint, reset_joint, step_joint
 from finsense.envs.kernel import ENV
@@ -89,9 +91,11 @@ class JointCore:
         envs: (M,) of dtype ENV; `bar` is the moment.
         accounts: (M, S) of dtype ACCOUNT.
         claims: (M, S + 1) of dtype CLAIM.
+        closes: (M, S, n) int64, what the limit of correlation remembers.
+        tracks: (M, S) of dtype TRACK.
         masks: (M x S, A) bool, the legal actions now; a symbol without a bar in this moment may only hold.
-        confidences: (M x S,) float64: who is served first when cash or places are short at the next step; write them
-            before it. All equal unless written, and then by name.
+        confidences: (M x S,) float64: the policy's in its next choices, which the rules' ranking makes the order of who
+            is served when cash or places are short of; write them before a step. All equal unless written.
         final_accounts: (M x S,) of dtype ACCOUNT, the books of the last episode that ended in each row.
     """
 
@@ -117,6 +121,9 @@ class JointCore:
         self.envs = np.zeros(accounts, ENV)
         self.accounts = np.zeros((accounts, symbols), ACCOUNT)
         self.claims = np.zeros((accounts, symbols + 1), CLAIM)
+        self.closes = new_pasts(accounts, symbols, rules.limits)
+        self._near = sector_codes(market.symbols, rules.limits), self.closes
+        self.tracks = np.zeros((accounts, symbols), TRACK)
         self.masks = np.zeros((self.count, self.action_count), np.bool_)
         self.confidences = np.zeros(self.count)
         self._autoreset = autoreset
@@ -140,7 +147,7 @@ class JointCore:
         parameters = [episode.reward_parameters.get(name, default) for name, default in reward.defaults.items()]
         inputs = np.zeros(REWARD_INPUTS + 1)
         self._reward = (reward.address, np.array([*parameters, 0.0]), float(episode.reward_scale), inputs)
-        self._scratch = tuple(np.zeros(symbols, np.int64) for _ in range(3))
+        self._scratch = (*(np.zeros(symbols, np.int64) for _ in range(3)), np.zeros(symbols))
 
     def spaces(self) -> "tuple[spaces.Box[np.float32], spaces.Discrete]":
         """Observation and action space of one row; a state is always finite, and so is its box."""
@@ -155,7 +162,13 @@ class JointCore:
 
     def state_arrays(self) -> dict[str, NDArray[Any]]:
         """Every array in which the accounts keep their state, not copied."""
-        books = {"envs": self.envs, "accounts": self.accounts, "claims": self.claims}
+        books = {
+            "envs": self.envs,
+            "accounts": self.accounts,
+            "claims": self.claims,
+            "closes": self.closes,
+            "tracks": self.tracks,
+        }
         return {**books, "masks": self.masks, "confidences": self.confidences, "reward_memory": self._memory}
 
     def seed(self, seed: int) -> None:
@@ -182,7 +195,7 @@ class JointCore:
         """
         states = np.zeros((self.count, self.state_width), np.float32)
         picked = np.ones(len(self.envs), np.bool_) if chosen is None else chosen
-        books = self.envs, self.accounts, self.claims, self._memory
+        books = self.envs, self.accounts, self.claims, self._near, self.tracks, self._memory
         reset_joint(picked, self._world, self._window, *books, states, self.masks)
         return states
 
@@ -210,6 +223,8 @@ class JointCore:
             self.envs,
             self.accounts,
             self.claims,
+            self._near,
+            self.tracks,
             self._memory,
             self.masks,
             self._autoreset,

@@ -6,9 +6,12 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from finsense.account.crowding import forget_closes
+from finsense.account.joint_step import mark_symbols, order_symbols
 from finsense.account.portfolio import open_account
-from finsense.account.purse import close_moment, fill_moment, observe_moment, place_moment
+from finsense.account.purse import fill_moment, observe_moment
 from finsense.account.session import write_observation
+from finsense.account.track_record import open_tracks
 from finsense.envs.kernel import choose_window, draw
 from finsense.envs.rewards import EQUITY_AFTER, EQUITY_BEFORE, PEAK_AFTER, PEAK_BEFORE, REWARD_INPUTS, REWARD_MEMORY
 from finsense.state.foreign import borrow, call_kernel, prefetch
@@ -30,6 +33,8 @@ def _begin(
     env: Any,
     accounts: Any,
     claims: Any,
+    near: Any,
+    tracks: Any,
     memory: NDArray[np.float64],
 ) -> None:
     """Start the next episode of one account; the caller writes its observations."""
@@ -52,7 +57,9 @@ def _begin(
         claim.close_paise = 0
         claim.day = 0
         claim.tick_paise = 0
-    close_moment(accounts, claims, rules, markets, bars[env.bar], schedules, present[env.bar])
+    forget_closes(near[1], rules[0])
+    open_tracks(tracks, rules[0])
+    mark_symbols(accounts, claims, near, tracks, rules, markets, bars[env.bar], schedules, present[env.bar])
 
 
 @njit(cache=True)
@@ -96,20 +103,24 @@ def reset_joint(
     envs: Any,
     accounts: Any,
     claims: Any,
+    near: Any,
+    tracks: Any,
     memory: NDArray[np.float64],
     states: NDArray[np.float32],
     masks: NDArray[np.bool_],
 ) -> None:
     """Start a new episode in every chosen account; arguments as in `step_joint`, `chosen` is (M,) bool."""
     spans, episode_bars, random_start, slippage = window
+    sectors, pasts = near
     count = accounts.shape[1]
     for index in range(len(envs)):
         if chosen[index]:
             first = index * count
             cells = memory[first : first + count]
             env = envs[index]
+            books, claimed, others, record = accounts[index], claims[index], (sectors, pasts[index]), tracks[index]
             _begin(
-                index, world, spans, episode_bars, random_start, slippage, env, accounts[index], claims[index], cells
+                index, world, spans, episode_bars, random_start, slippage, env, books, claimed, others, record, cells
             )
             _write_rows(world, env, accounts[index], first, states, masks)
 
@@ -195,6 +206,8 @@ def step_joint(
     envs: Any,
     accounts: Any,
     claims: Any,
+    near: Any,
+    tracks: Any,
     memory: NDArray[np.float64],
     masks: NDArray[np.bool_],
     autoreset: bool,
@@ -213,7 +226,8 @@ def step_joint(
 
     Args:
         actions: (M x S,) int64.
-        confidences: (M x S,) float64, finite: who is served first when cash or places are short.
+        confidences: (M x S,) float64, finite: with what was gained on each symbol, who is served first when cash or
+            places are short.
         world: rules (they take the slippage of each account as its turn comes), markets, schedules, the market states'
             cells, cells of one stacked state, cells of one row of it, the last bar of each symbol at each moment (T, S)
             int64 (-1: none yet), whether that bar is of the moment (T, S) bool.
@@ -223,10 +237,13 @@ def step_joint(
         envs: (M,) of dtype ENV; `bar` is the moment.
         accounts: (M, S) of dtype ACCOUNT.
         claims: (M, S + 1) of dtype CLAIM.
+        near: sectors (S,) int64, what is remembered of the closes (M, S, n) int64.
+        tracks: (M, S) of dtype TRACK.
         memory: (M x S, REWARD_MEMORY) float64.
         masks: (M x S, A) bool, of the last observation; overwritten with the next ones.
         autoreset: whether a finished account starts its next episode within this step.
-        scratch: ranks, reasons of what was dropped (S,) int64 each, values before the fills (S,) int64.
+        scratch: ranks, reasons of what was dropped (S,) int64 each, values before the fills (S,) int64, scores (S,)
+            float64.
         states: output, (M x S, F) float32.
         rewards: output, (M x S,) float32, of what each symbol added to the account.
         terminated: output, (M x S,) bool, equal in the rows of one account.
@@ -241,33 +258,36 @@ def step_joint(
             return row
     rules, markets, schedules, cells, width, columns, bars, present = world
     spans, episode_bars, random_start, slippage = window
-    ranks, dropped, values = scratch
+    ranks, dropped, values, scores = scratch
     # As in `step_envs`: inside the loop, counting references would cost more than the work.
     rules, markets, schedules, cells = borrow(rules), borrow(markets), borrow(schedules), borrow(cells)
     bars, present, actions, confidences = borrow(bars), borrow(present), borrow(actions), borrow(confidences)
-    ranks, dropped, values = borrow(ranks), borrow(dropped), borrow(values)
-    accounts, claims, masks, states = borrow(accounts), borrow(claims), borrow(masks), borrow(states)
-    finals, final_masks = borrow(finals), borrow(final_masks)
+    rankings = borrow(scores), borrow(ranks), borrow(dropped)
+    accounts, claims, tracks, values = borrow(accounts), borrow(claims), borrow(tracks), borrow(values)
+    masks, states, finals, final_masks = borrow(masks), borrow(states), borrow(finals), borrow(final_masks)
+    sectors, pasts = borrow(near[0]), borrow(near[1])
     world = (rules, markets, schedules, cells, width, columns, bars, present)
     markets_address, cells_address = markets.ctypes.data, cells.ctypes.data
     memory_address = memory.ctypes.data
     count = accounts.shape[1]
     for index in range(len(envs)):
-        env, books, claimed = envs[index], accounts[index], claims[index]
-        first = index * count
+        env, books, claimed, record = envs[index], accounts[index], claims[index], tracks[index]
+        first, others = index * count, (sectors, pasts[index])
         rules[0].slippage_ppm = env.slippage_ppm
-        place_moment(
+        mine = slice(first, first + count)
+        order_symbols(
             books,
             claimed,
+            others,
+            record,
             rules,
             markets,
             bars[env.bar],
             schedules,
             present[env.bar],
-            actions[first : first + count],
-            confidences[first : first + count],
-            ranks,
-            dropped,
+            actions[mine],
+            confidences[mine],
+            rankings,
         )
         equity_before, peak_before = books[0].equity_paise, books[0].peak_paise
         for symbol in range(count):
@@ -275,7 +295,7 @@ def step_joint(
         env.bar += 1
         last, deciding = bars[env.bar], present[env.bar]
         fill_moment(books, claimed, rules, markets, last, schedules, deciding)
-        close_moment(books, claimed, rules, markets, last, schedules, deciding)
+        mark_symbols(books, claimed, others, record, rules, markets, last, schedules, deciding)
         ruined = books[0].equity_paise <= rules[0].ruin_paise
         over = env.bar >= env.last_bar and not ruined
         for row in range(first, first + count):
@@ -286,8 +306,8 @@ def step_joint(
             _write_rows(world, env, books, first, finals, final_masks)
             for symbol in range(count):
                 summaries[index, symbol] = books[symbol]
-            cells = memory[first : first + count]
-            _begin(index, world, spans, episode_bars, random_start, slippage, env, books, claimed, cells)
+            past = memory[mine]
+            _begin(index, world, spans, episode_bars, random_start, slippage, env, books, claimed, others, record, past)
         _write_rows(world, env, books, first, states, masks)
         _prefetch_next(world, env.bar, markets_address, cells_address)
     return _NO_FAULT

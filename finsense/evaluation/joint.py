@@ -3,7 +3,7 @@
 import datetime as dt
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -20,15 +20,8 @@ from finsense.evaluation.trades import Trade
 from finsense.market.bars import Bars
 from finsense.market.instruments import instrument
 from finsense.market.moments import moments
-from finsense.model.policy import Decision, Policy
+from finsense.model.policy import Policy
 from finsense.state.span import split_history
-
-Score = Callable[[str, Decision], float]
-
-
-def policy_confidence(symbol: str, decision: Decision) -> float:
-    """The probability that the policy gives its own choice."""
-    return float(decision.probabilities[decision.action])
 
 
 @dataclass(frozen=True)
@@ -87,7 +80,6 @@ def backtest_joint(
     setting: Setting,
     first: dt.date | None = None,
     last: dt.date | None = None,
-    score: Score = policy_confidence,
 ) -> JointReport:
     """Run a policy over the bars of several symbols on one account, in a span of IST dates, both inclusive.
 
@@ -100,7 +92,6 @@ def backtest_joint(
         setting: the terms; the balance is that of the whole account.
         first: first date.
         last: last date.
-        score: who comes first when cash or places are short, the higher the earlier.
 
     Raises:
         JointError: no market, or two of one symbol.
@@ -131,7 +122,7 @@ def backtest_joint(
         for symbol, observation in seen.items():
             policies[symbol].learn(moment.bars[symbol])
             decision = policies[symbol].act(observation.state, observation.mask)
-            choices[symbol] = Choice(decision.action, score(symbol, decision))
+            choices[symbol] = Choice(decision.action, decision.confidence)
         orders = session.order(choices)
         dropped.update(session.dropped.values())
         for symbol, observation in seen.items():

@@ -126,6 +126,7 @@ class Gate:
         self._rates, self._hard_rates, self._clock = rates, hard_rates, clock
         self._derivatives, self._last_tick, self._alarms, self._beat = derivatives, last_tick, alarms, beat
         self._seen: dict[str, _Seen] = {}
+        self._told: set[Reason] = set()
         self.refused: Counter[Reason] = Counter()
         self.checked = 0
 
@@ -242,9 +243,11 @@ class Gate:
 
     def _tell(self, stopped: Mapping[str, tuple[Reason, str]]) -> None:
         self.refused.update(reason for reason, _ in stopped.values())
+        before, self._told = self._told, {reason for reason, _ in stopped.values()}
         if self._alarms is None:
             return
-        for reason in dict.fromkeys(reason for reason, _ in stopped.values()):
+        # Once for each reason, until a moment passes without it: bars of a catch-up would be an alarm each.
+        for reason in dict.fromkeys(reason for reason, _ in stopped.values() if reason not in before):
             texts = {symbol: text for symbol, (why, text) in stopped.items() if why is reason}
             first = next(iter(texts.values()))
             self._alarms.raise_("order stopped", f"{reason}: {first}", symbols=sorted(texts))

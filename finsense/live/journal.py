@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -26,9 +27,13 @@ from finsense.live.journal_format import (
 )
 from finsense.live.journal_format import identity_text as identity_text
 from finsense.live.journal_reader import check_format, read_events, read_history, read_moments, verify
-from finsense.market.bars import Bar
+from finsense.market.bars import Bar, ist_text
 from finsense.market.moments import Moment
 from finsense.model.policy import Decision
+
+# The log may grow to so many pages (16 MiB) where nobody tidies up, as in a replay that never pauses.
+_LOG_PAGES = 4000
+_TIDY_RECORDS = 100
 
 
 class Journal:
@@ -47,7 +52,7 @@ class Journal:
 
     def __init__(self, path: Path, identity: dict[str, str]) -> None:
         self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         # One writer: a second loop on the same journal is refused at once, not after the first order.
         self._lock = path.with_name(f"{path.name}.lock").open("a")
         try:
@@ -56,6 +61,8 @@ class Journal:
             self._lock.close()
             raise JournalError(f"{path} is in use: another session is running on it") from None
         try:
+            # What an account does is its owner's affair; the files beside it take its mode.
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
             self._database = sqlite3.connect(path, timeout=5.0, isolation_level=None)
             self._open(identity)
         except sqlite3.OperationalError as error:
@@ -81,13 +88,17 @@ class Journal:
                 self._database.execute(statement)
             self._database.executemany("INSERT INTO meta VALUES (?, ?)", identity.items())
             self._database.execute("COMMIT")
-        self._synchronous = True
+        # Moving the log into the file flushes both: not between a bar's close and its order, but in `tidy`.
+        self._database.execute(f"PRAGMA wal_autocheckpoint = {_LOG_PAGES}")
+        self._synchronous, self._untidy = True, 0
         found = dict(self._database.execute("SELECT key, value FROM meta"))
         if found != identity:
             self._refuse(found, identity)
         last = self._database.execute("SELECT seq, hash FROM links ORDER BY seq DESC LIMIT 1").fetchone()
         self._seq: int = 0 if last is None else last[0] + 1
         self._hash: bytes = first_hash(identity) if last is None else last[1]
+        newest = self._database.execute("SELECT time_ns FROM moments ORDER BY seq DESC LIMIT 1").fetchone()
+        self._last_ns: int | None = None if newest is None else newest[0]
 
     def _refuse(self, found: dict[str, str], identity: dict[str, str]) -> None:
         check_format(self.path, found)
@@ -99,7 +110,7 @@ class Journal:
         raise JournalError(
             f"{self.path} is the journal of another session; nothing was written to it. It differs in\n"
             + "\n".join(differences)
-            + "\nGive another --journal, or start this session as that one was started"
+            + "\nName another journal (`--journal`, or `name` in the setup), or start this one as that was started"
         )
 
     def __enter__(self) -> Self:
@@ -116,8 +127,7 @@ class Journal:
     @property
     def last_time_ns(self) -> int | None:
         """Start of the last journalled moment, ns UTC; None in a fresh journal."""
-        (last,) = self._database.execute("SELECT max(time_ns) FROM moments").fetchone()
-        return None if last is None else int(last)
+        return self._last_ns
 
     @property
     def begun(self) -> bool:
@@ -142,11 +152,13 @@ class Journal:
         stops: Mapping[str, int],
         refused: Mapping[str, str],
         books: tuple[int, Mapping[str, int], int],
+        *,
+        flush: bool = True,
     ) -> None:
-        """Commit one moment; with an order or a stop it has reached the disk (fsync) when this returns.
+        """Commit one moment; with `flush` it has reached the disk (fsync) when this returns.
 
-        Without one the record survives a crash of the process, and a power cut may take the moments since the last
-        order: they are decided again from the feed, to the same bits.
+        Without, the record survives a crash of the process, and a power cut may take the moments since the last flush:
+        they are decided again from the feed, to the same bits. A later flush takes all records before it along.
 
         Args:
             moment: the bars.
@@ -157,7 +169,13 @@ class Journal:
             stops: the protective stops that are to rest from here on: symbol -> trigger, paise.
             refused: symbol -> why its choice or its order does not leave.
             books: cash in paise, symbol -> shares, equity in paise.
+            flush: see above.
+
+        Raises:
+            JournalError: the moment is not later than the last one; nothing was written.
         """
+        if self._last_ns is not None and moment.time_ns <= self._last_ns:
+            raise JournalError(f"{self.path}: the moment of {ist_text(moment.time_ns)} is in the journal already")
         cash_paise, positions, equity_paise = books
         parts: Parts = {
             "moments": [(self._seq, moment.time_ns, cash_paise, equity_paise)],
@@ -178,7 +196,8 @@ class Journal:
                 for place, (symbol, fill) in enumerate((one, fill) for one in sorted(fills) for fill in fills[one])
             ],
         }
-        self._write(MOMENT, parts, durable=bool(orders or stops))
+        self._write(MOMENT, parts, durable=flush)
+        self._last_ns = moment.time_ns
 
     def note(self, tag: str, what: str, body: Mapping[str, Any], time_ns: int) -> None:
         """Commit an event; it has reached the disk (fsync) when this returns.
@@ -191,6 +210,12 @@ class Journal:
         """
         row = (self._seq, time_ns, tag, what, json.dumps(body, sort_keys=True))
         self._write(EVENT, {"events": [row]}, durable=True)
+
+    def tidy(self) -> None:
+        """Between two bars: move what was written into the file proper, once there is enough of it."""
+        if self._untidy >= _TIDY_RECORDS:
+            self._database.execute("PRAGMA wal_checkpoint(PASSIVE)")
+            self._untidy = 0
 
     def records(self) -> Iterator[MomentRecord]:
         """Every journalled moment in time order."""
@@ -222,6 +247,7 @@ class Journal:
                 execute("ROLLBACK")
             raise
         self._seq, self._hash = self._seq + 1, hash_
+        self._untidy += 1
 
 
 def _decided(seen: Observation | None, decision: Decision | None, order: Order | None) -> Row:

@@ -16,18 +16,20 @@ HISTORY, MOMENT, EVENT = "history", "moment", "event"
 HASH_BYTES = 32
 
 # `links` has one row per record in the order of writing; the other tables hold what the record says, by its number.
+# What a moment writes has no index beside its rows: they lie in the order of writing, and every further tree is another
+# page to write and to flush before an order leaves. The chain is what finds a row that is there twice.
 _TABLES = {
     "meta": "key TEXT PRIMARY KEY, value TEXT NOT NULL",
     "links": "seq INTEGER PRIMARY KEY, kind TEXT NOT NULL, hash BLOB NOT NULL",
     "history": "seq INTEGER, symbol TEXT, time_ns INTEGER, open REAL, high REAL, low REAL, close REAL, volume INTEGER, "
     "extra BLOB, PRIMARY KEY (seq, symbol, time_ns)",
-    "moments": "seq INTEGER PRIMARY KEY, time_ns INTEGER NOT NULL UNIQUE, cash_paise INTEGER NOT NULL, "
+    "moments": "seq INTEGER PRIMARY KEY, time_ns INTEGER NOT NULL, cash_paise INTEGER NOT NULL, "
     "equity_paise INTEGER NOT NULL",
     "bars": "seq INTEGER, symbol TEXT, time_ns INTEGER, open REAL, high REAL, low REAL, close REAL, volume INTEGER, "
     "extra BLOB, state BLOB, mask BLOB, action INTEGER, probabilities BLOB, votes BLOB, order_quantity INTEGER, "
-    "stop_ppm INTEGER, stop_paise INTEGER, refused TEXT, position INTEGER, PRIMARY KEY (seq, symbol)",
+    "stop_ppm INTEGER, stop_paise INTEGER, refused TEXT, position INTEGER",
     "fills": "seq INTEGER, place INTEGER, symbol TEXT, time_ns INTEGER, quantity INTEGER, price_paise INTEGER, "
-    "order_number INTEGER, trade TEXT, PRIMARY KEY (seq, place)",
+    "order_number INTEGER, trade TEXT",
     "events": "seq INTEGER PRIMARY KEY, time_ns INTEGER NOT NULL, tag TEXT NOT NULL, what TEXT NOT NULL, "
     "body TEXT NOT NULL",
 }
@@ -155,24 +157,24 @@ def next_hash(before: bytes, kind: str, parts: Parts) -> bytes:
 
 def bar_values(bar: Bar) -> Row:
     """A bar as the tables keep it: what it knows beyond its prices as little-endian float64."""
-    return *bar[:6], np.array(bar.extra, "<f8").tobytes()
+    return *bar[:6], np.array(bar.extra, "<f8").tobytes() if bar.extra else b""
 
 
 def bar_of(row: Sequence[Any]) -> Bar:
     """The bar of seven columns."""
     time_ns, open_, high, low, close, volume, extra = row
-    return Bar(time_ns, open_, high, low, close, volume, tuple(np.frombuffer(extra, "<f8").tolist()))
+    return Bar(time_ns, open_, high, low, close, volume, tuple(np.frombuffer(extra, "<f8").tolist()) if extra else ())
 
 
-def moment_of(parts: Parts) -> MomentRecord:
-    """The record of the rows of its tables."""
-    ((seq, time_ns, cash_paise, equity_paise),) = parts["moments"]
-    bars = {row[1]: bar_of(row[2:9]) for row in parts["bars"]}
-    rows = tuple(BarRecord(row[1], *row[9:]) for row in parts["bars"])
-    fills: dict[str, list[Fill]] = {}
-    for _, _, symbol, *fill in parts["fills"]:
-        fills.setdefault(symbol, []).append(Fill(*fill))
-    return MomentRecord(seq, Moment(time_ns, bars), rows, fills, cash_paise, equity_paise)
+def moment_of(moment: Row, bars: Sequence[Row], fills: Sequence[Row]) -> MomentRecord:
+    """The record of its rows of the three tables."""
+    seq, time_ns, cash_paise, equity_paise = moment
+    found: dict[str, list[Fill]] = {}
+    for _, _, symbol, *fill in fills:
+        found.setdefault(symbol, []).append(Fill(*fill))
+    seen = Moment(time_ns, {row[1]: bar_of(row[2:9]) for row in bars})
+    rows = tuple([BarRecord(row[1], *row[9:]) for row in bars])
+    return MomentRecord(seq, seen, rows, found, cash_paise, equity_paise)
 
 
 def event_of(row: Row) -> Event:

@@ -2,6 +2,7 @@
 
 import sqlite3
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Self
@@ -99,8 +100,12 @@ def read_history(database: sqlite3.Connection) -> dict[str, list[Bar]]:
 
 def read_moments(database: sqlite3.Connection) -> Iterator[MomentRecord]:
     """See `JournalReader.records`."""
-    for _, _, parts in walk(database, (MOMENT,)):
-        yield moment_of(parts)
+    # The links are left to `verify`: a recovery waits for this.
+    with _one_instant(database):
+        bars, fills = _Stream(database, "bars"), _Stream(database, "fills")
+        for row in database.execute("SELECT * FROM moments ORDER BY seq"):
+            seq = row[0]
+            yield moment_of(row, bars.take(seq), fills.take(seq))
 
 
 def read_events(database: sqlite3.Connection) -> Iterator[Event]:
@@ -140,9 +145,7 @@ def verify(path: Path, database: sqlite3.Connection, identity: dict[str, str]) -
 
 def walk(database: sqlite3.Connection, kinds: tuple[str, ...]) -> Iterator[tuple[Row, str, Parts]]:
     """Every record of the kinds with the rows of its tables: one pass over each table, in the order of writing."""
-    # One transaction, so that all tables are read as they were at one instant while a session goes on writing.
-    database.execute("BEGIN")
-    try:
+    with _one_instant(database):
         streams = {table: _Stream(database, table) for kind in kinds for table in PARTS[kind]}
         for link in database.execute("SELECT * FROM links ORDER BY seq"):
             seq, kind, _ = link
@@ -150,28 +153,38 @@ def walk(database: sqlite3.Connection, kinds: tuple[str, ...]) -> Iterator[tuple
                 raise JournalError(f"record {seq} is of an unknown kind {kind!r}: it was changed")
             if kind in kinds:
                 yield link, kind, {table: streams[table].take(seq) for table in PARTS[kind]}
+
+
+@contextmanager
+def _one_instant(database: sqlite3.Connection) -> Iterator[None]:
+    """One transaction, so that all tables are read as they were at one instant while a session goes on writing."""
+    database.execute("BEGIN")
+    try:
+        yield
     finally:
         if database.in_transaction:
             database.execute("ROLLBACK")
 
 
 # In which order the rows of a record stand; sqlite would else have to sort the whole table.
-_ORDER = {"history": "seq, symbol, time_ns", "bars": "seq, symbol", "fills": "seq, place"}
+_ORDER = {"history": "seq, symbol, time_ns", "bars": "rowid", "fills": "rowid"}
 
 
 class _Stream:
     """The rows of a table, record by record."""
 
     def __init__(self, database: sqlite3.Connection, table: str) -> None:
-        self._rows = database.execute(f"SELECT * FROM {table} ORDER BY {_ORDER.get(table, 'seq')}")
-        self._next: Any = self._rows.fetchone()
+        self._rows: Iterator[Any] = database.execute(f"SELECT * FROM {table} ORDER BY {_ORDER.get(table, 'seq')}")
+        self._next: Any = next(self._rows, None)
 
     def take(self, seq: int) -> list[Row]:
         """The rows of a record; those of a record before it that nobody asked for are passed over."""
-        while self._next is not None and self._next[0] < seq:
-            self._next = self._rows.fetchone()
+        row, rows = self._next, self._rows
+        while row is not None and row[0] < seq:
+            row = next(rows, None)
         taken = []
-        while self._next is not None and self._next[0] == seq:
-            taken.append(self._next)
-            self._next = self._rows.fetchone()
+        while row is not None and row[0] == seq:
+            taken.append(row)
+            row = next(rows, None)
+        self._next = row
         return taken

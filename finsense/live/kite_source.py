@@ -4,16 +4,19 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import structlog
+
 from finsense.account.rules import AccountRules
 from finsense.config.live import KiteBroker as KiteSettings
 from finsense.config.live import KiteFeed as FeedSettings
 from finsense.config.live import LiveSetup
+from finsense.live.brokers.errors import AuthExpired, BrokerError
 from finsense.live.brokers.kite import KiteBroker
 from finsense.live.brokers.kite_rest import KiteRest
 from finsense.live.brokers.rate_limits import RateLimits
 from finsense.live.clock import SystemClock, WallClock, clock_of
 from finsense.live.day_end import DayEnd, day_end
-from finsense.live.feeds.instruments import confirm, todays_instruments
+from finsense.live.feeds.instruments import InstrumentsError, confirm, todays_instruments
 from finsense.live.feeds.kite import FeedPatience, KiteFeed
 from finsense.live.feeds.kite_history import history
 from finsense.live.feeds.kite_stream import KITE_STREAM, KiteStream
@@ -26,7 +29,7 @@ from finsense.live.orders import Product
 from finsense.live.patience import Patience
 from finsense.live.secret_store import SecretStore
 from finsense.live.warm_up import session_ahead, sessions_before
-from finsense.market.bars import Bar
+from finsense.market.bars import Bar, BarsError
 from finsense.market.calendar import session_date
 from finsense.market.instruments import instrument
 from finsense.model.manifest import Manifest
@@ -34,6 +37,11 @@ from finsense.model.manifest import Manifest
 _SECOND_NS = 1_000_000_000
 # A reading of the book or of the positions so young stands for one at the bar's close, real seconds.
 _FRESH_S = 2.0
+# Where a token is refused that lives, as by a server that refuses all, it is tried again after so many seconds of the
+# market, twice as many each time, up to the longest.
+_FIRST_DOUBT_S, _LONGEST_DOUBT_S = 1.0, 60.0
+
+log = structlog.get_logger()
 
 
 class KiteSource:
@@ -46,7 +54,7 @@ class KiteSource:
         look: called while a login is waited for; may raise to give up.
 
     Raises:
-        InstrumentsError: a symbol does not trade today.
+        BarsError: a symbol does not trade today.
         BrokerError: Kite refuses, or cannot be reached.
     """
 
@@ -65,10 +73,15 @@ class KiteSource:
         self._derivatives = {
             symbol: instrument(symbol, derivatives=manifest.derivatives).derivatives for symbol in setup.symbols
         }
-        listed = todays_instruments(self._rest, setup.home, self._clock.now_ns())
-        rows = listed.find(setup.symbols)
-        confirm(listed, self._rest, setup.ordered_symbols)
+        try:
+            listed = todays_instruments(self._rest, setup.home, self._clock.now_ns())
+            rows = listed.find(setup.symbols)
+            confirm(listed, self._rest, setup.ordered_symbols)
+        except InstrumentsError as error:
+            # A kind that the commands know without this vendor's extra.
+            raise BarsError(str(error)) from None
         self._tokens = {symbol: row.token for symbol, row in rows.items()}
+        self._doubt_s = _FIRST_DOUBT_S
         self._feed: KiteFeed | None = None
         self._broker: KiteBroker | None = None
 
@@ -147,8 +160,17 @@ class KiteSource:
         return None if self._feed is None else self._feed.last_tick(symbol)
 
     def renew(self, look: Callable[[], Any]) -> None:
-        """See `Source`."""
+        """See `Source`.
+
+        Requests, candles and ticks hear of a dead token apart, each with the one that it had: when one of them tells,
+        another may have brought the new login already. So it is asked whether the token is dead, and not believed.
+        """
+        if self._lives(look):
+            self._pause(self._doubt_s, look)
+            self._doubt_s = min(2 * self._doubt_s, _LONGEST_DOUBT_S)
+            return
         self._token = wait_for_token(self._store, self._setup.account, self._clock, look, dead=self._token)
+        self._doubt_s = _FIRST_DOUBT_S
         for client in (self._rest, self._past):
             client.use_token(self._token)
 
@@ -173,6 +195,25 @@ class KiteSource:
         for client in (self._rest, self._past):
             client.close()
         self._limits.close()
+
+    def _lives(self, look: Callable[[], Any]) -> bool:
+        """Whether the broker still takes the token; asked until it says so or not."""
+        while True:
+            try:
+                self._rest.profile()
+            except AuthExpired:
+                return False
+            except BrokerError as error:
+                log.warning("the broker does not say whether the login lives", error=str(error))
+                self._pause(_FIRST_DOUBT_S, look)
+            else:
+                return True
+
+    def _pause(self, seconds: float, look: Callable[[], Any]) -> None:
+        """Wait so many seconds of the market, which may stand still: they are counted, and not read from its clock."""
+        for _ in range(round(seconds)):
+            look()
+            self._clock.sleep(1.0)
 
     def _client(self) -> KiteRest:
         settings = self._settings

@@ -1,12 +1,12 @@
 """The live loop: the lines a backtest runs, with a journal between the decision and the order."""
 
+import struct
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-import numpy as np
-
 from finsense.account.joint import Books, Choice, JointSession
+from finsense.account.remedies import explain_drops
 from finsense.account.session import Fill, Observation, Order
 from finsense.account.trace import Recorder
 from finsense.live.brokers import Broker, Stopped
@@ -19,6 +19,9 @@ from finsense.market.moments import Moment
 from finsense.model.policy import Decision, Policy
 
 Fills = Mapping[str, Sequence[Fill]]
+_NO_ORDER = Order(0, 0)
+# One float32 as numpy writes it.
+_PROBABILITY = struct.Struct("=f")
 # Hears of every moment that was traded: bars, books, orders, and why some of them did not leave.
 Tell = Callable[[Moment, Books, Mapping[str, Order], Mapping[str, str]], None]
 
@@ -126,6 +129,7 @@ class LiveLoop:
                 self._watch.look()
                 if moment is None:
                     self._broker.look()
+                    self._journal.tidy()
                 elif last_ns is None or moment.time_ns > last_ns:
                     self._trade(moment)
         except (HaltTrading, BooksDiffer) as halt:
@@ -141,9 +145,11 @@ class LiveLoop:
         decisions = {symbol: self._decide(symbol, moment, one) for symbol, one in seen.items()}
         orders = session.order({symbol: _choice(decision) for symbol, decision in decisions.items()})
         stops, books = session.stops(), session.books()
-        refused = {**session.dropped, **self._watch.check(orders, moment, books)}
-        # The intent is on disk before it leaves.
-        self._journal.append(moment, fills, seen, decisions, orders, stops, refused, books)
+        late = _explained(session, orders) if session.dropped else {}
+        refused = {**late, **self._watch.check(orders, moment, books)}
+        # The intent is on disk before it leaves; a broker that flushes each one anyway takes this record along.
+        flush = bool(orders or stops) and not self._broker.flushes_intents
+        self._journal.append(moment, fills, seen, decisions, orders, stops, refused, books, flush=flush)
         actions = {symbol: decision.action for symbol, decision in decisions.items()}
         sent = self._finish(moment, seen, actions, orders, refused)
         self._broker.submit(sent)
@@ -165,7 +171,8 @@ class LiveLoop:
     ) -> dict[str, Order]:
         """Record the moment; the orders that leave."""
         self.time_ns = moment.time_ns
-        self.dropped.update(self._session.dropped.values())
+        if self._session.dropped:
+            self.dropped.update(self._session.dropped.values())
         for place, symbol in enumerate(self._session.symbols):
             if symbol in seen:
                 quantity = orders[symbol].quantity if symbol in orders else 0
@@ -177,35 +184,33 @@ class LiveLoop:
 
     def _replay(self, record: MomentRecord) -> None:
         session, moment = self._session, record.moment
-        rows = {row.symbol: row for row in record.rows}
         sent = {
-            symbol: Order(moment.time_ns, row.order_quantity, row.stop_ppm)
-            for symbol, row in rows.items()
+            row.symbol: Order(moment.time_ns, row.order_quantity, row.stop_ppm)
+            for row in record.rows
             if row.order_quantity and not row.refused
         }
-        stops = {symbol: row.stop_paise for symbol, row in rows.items() if row.stop_paise}
+        stops = {row.symbol: row.stop_paise for row in record.rows if row.stop_paise}
         fills = {symbol: list(some) for symbol, some in self._broker.replay(moment, record.fills, sent, stops).items()}
         if {symbol: some for symbol, some in fills.items() if some} != record.fills:
             raise self._stale(record, f"fills {record.fills}", f"{fills}")
         session.settle(fills)
         seen = session.observe(moment)
-        for symbol, row in rows.items():
-            self._recall(record, row, seen.get(symbol))
-        choices = {symbol: _journalled_choice(rows[symbol]) for symbol in seen}
-        orders, books = session.order(choices), session.books()
-        found = {
-            symbol: (orders[symbol].quantity, orders[symbol].stop_ppm) if symbol in orders else (0, 0)
-            for symbol in rows
-        }
-        kept = {symbol: (row.order_quantity, row.stop_ppm) for symbol, row in rows.items()}
-        if (found, session.stops()) != (kept, stops):
-            raise self._stale(record, f"orders {kept} and stops {stops}", f"{found} and {session.stops()}")
-        positions = {symbol: books.positions[symbol] for symbol in rows}
-        theirs = record.cash_paise, {row.symbol: row.position for row in record.rows}, record.equity_paise
-        if (books.cash_paise, positions, books.equity_paise) != theirs:
-            raise self._stale(record, f"the books {theirs}", f"{books}")
-        refused = {symbol: row.refused for symbol, row in rows.items() if row.refused}
-        self._finish(moment, seen, {symbol: rows[symbol].action for symbol in seen}, orders, refused)
+        choices: dict[str, Choice] = {}
+        for row in record.rows:
+            self._recall(record, row, seen.get(row.symbol))
+            if row.symbol in seen:
+                choices[row.symbol] = _journalled_choice(row)
+        orders, books, resting = session.order(choices), session.books(), session.stops()
+        for symbol, *kept in ((row.symbol, row.order_quantity, row.stop_ppm, row.position) for row in record.rows):
+            order = orders.get(symbol, _NO_ORDER)
+            if [order.quantity, order.stop_ppm, books.positions[symbol]] != kept:
+                told = f"{symbol}: order, distance of its stop and position {kept}"
+                raise self._stale(record, told, f"{order} and {books.positions[symbol]}")
+        theirs = stops, record.cash_paise, record.equity_paise
+        if (resting, books.cash_paise, books.equity_paise) != theirs:
+            raise self._stale(record, f"stops, cash and equity {theirs}", f"{resting} and {books}")
+        refused = {row.symbol: row.refused for row in record.rows if row.refused}
+        self._finish(moment, seen, {symbol: choice.action for symbol, choice in choices.items()}, orders, refused)
 
     def _recall(self, record: MomentRecord, row: BarRecord, seen: Observation | None) -> None:
         """Compare what was seen with the journal, and let the policy go on as if it had decided."""
@@ -244,9 +249,20 @@ class LiveLoop:
         )
 
 
+def _explained(session: JointSession, orders: Mapping[str, Order]) -> dict[str, str]:
+    """Why choices came too late at this bar, and what could be closed for them."""
+    books = session.accounts[["position", "close_paise"]].tolist()
+    held = {
+        symbol: abs(shares) * price for symbol, (shares, price) in zip(session.symbols, books, strict=True) if shares
+    }
+    scores = session.scores
+    worth = {symbol: paise for symbol, paise in held.items() if symbol in scores and symbol not in orders}
+    return explain_drops(session.dropped, scores, worth)
+
+
 def _choice(decision: Decision) -> Choice:
-    return Choice(decision.action, float(decision.probabilities[decision.action]))
+    return Choice(decision.action, decision.confidence)
 
 
 def _journalled_choice(row: BarRecord) -> Choice:
-    return Choice(row.action, float(np.frombuffer(row.probabilities, np.float32)[row.action]))
+    return Choice(row.action, _PROBABILITY.unpack_from(row.probabilities, row.action * _PROBABILITY.size)[0])

@@ -240,15 +240,18 @@ class OrderDesk:
             self._waiter.halt("order_contradicts", str(error))
         if seen != known:
             self.books.note(order.tag, "seen", row._asdict())
+            if seen.state is OrderState.REJECTED:
+                self._tell_refused(order.request, row.reason)
         return False
 
     def _refused(self, order: DeskOrder, reason: str) -> DeskOrder:
         self.books.note(order.tag, "refused", {"reason": reason})
-        request = order.request
-        self._waiter.alarm(
-            "order_refused", f"{request.side} {request.quantity} {request.symbol}: {reason}", symbol=request.symbol
-        )
+        self._tell_refused(order.request, reason)
         return order
+
+    def _tell_refused(self, request: OrderRequest, reason: str) -> None:
+        told = f"{request.side} {request.quantity} {request.symbol}: {reason}"
+        self._waiter.alarm("order_refused", told, symbol=request.symbol)
 
     def _ask(self, request: Callable[[], str]) -> bool:
         """A change of an order that works: the book tells what became of it, also where the answer is lost."""

@@ -1,15 +1,16 @@
 """Puts a session together from its setup and its source, and runs it to the end of its day."""
 
+import sqlite3
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 import structlog
 
 from finsense.account.joint import Books, JointSession
 from finsense.account.joint_exchange import JointExchange
-from finsense.account.session import Order
 from finsense.config.live import SECRET, LiveSetup
 from finsense.live.account_lock import AccountLock
 from finsense.live.alarms import Alarms
@@ -19,17 +20,18 @@ from finsense.live.brokers.paper import PaperBroker
 from finsense.live.brokers.rate_limits import RateLimits
 from finsense.live.clock import WallClock
 from finsense.live.day_end import DayEnd
-from finsense.live.gate import HARD_RATES, Gate, rate_limits, reduces
+from finsense.live.gate import HARD_RATES, Gate, rate_limits
 from finsense.live.heartbeat import Heartbeat
 from finsense.live.journal import Journal, identity_text
+from finsense.live.journal_format import JournalError
 from finsense.live.kill_switch import KillSwitch, Outcome, pulled_by_signal
+from finsense.live.last_wall import LastWall, Stopping
 from finsense.live.loop import LiveLoop, Tell, quiet
 from finsense.live.source import Source
 from finsense.live.warm_up import session_ahead
 from finsense.market.bars import INTERVAL_NS, ist_text
 from finsense.market.calendar import DAY_NS, TradingSession, nse_calendar, session_date
 from finsense.market.instruments import instrument
-from finsense.market.moments import Moment
 from finsense.model.bundle import Bundle
 
 Mode = Literal["paper", "live"]
@@ -39,43 +41,6 @@ _OVER_NS = 300_000_000_000
 _SILENT_S = 60.0
 
 log = structlog.get_logger()
-
-
-class Stopping:
-    """How far the user wants to stop: first no new positions, then everything but the stops at the exchange.
-
-    Attributes:
-        asked: how often it was asked for.
-    """
-
-    def __init__(self) -> None:
-        self.asked = 0
-
-    def ask(self) -> None:
-        """Ask once more."""
-        self.asked += 1
-        log.warning(
-            "no position is opened any more; ask again to leave" if self.asked == 1 else "leaving after this bar"
-        )
-
-
-class LastWall:
-    """The gate, and the user's wish to open nothing more; see `Watch` of the loop."""
-
-    def __init__(self, gate: Gate, stopping: Stopping) -> None:
-        self._gate, self._stopping = gate, stopping
-
-    def check(self, orders: Mapping[str, Order], moment: Moment, books: Books) -> dict[str, str]:
-        """Which orders must not leave."""
-        refused = self._gate.check(orders, moment, books)
-        for symbol, order in orders.items():
-            if self._stopping.asked and not reduces(books.positions.get(symbol, 0), order.quantity):
-                refused.setdefault(symbol, "stopping: the user wants no new position")
-        return refused
-
-    def look(self) -> None:
-        """Look around between two bars."""
-        self._gate.look()
 
 
 class Ended(NamedTuple):
@@ -122,7 +87,7 @@ def trade(
 
     Raises:
         AccountBusy: another loop runs on the account.
-        JournalError: the journal belongs to another session, or does not replay.
+        JournalError: the journal belongs to another session, does not replay, or cannot be written.
         HaltTrading: the kill switch is pulled, or something is doubtful.
         BooksDiffer: broker and journal disagree.
     """
@@ -132,7 +97,37 @@ def trade(
         if switch.latched is not None:
             raise HaltTrading(f"the kill switch is latched: {switch.latched.reason}; `finsense kill --release`")
         stack.enter_context(pulled_by_signal(switch))
-        return _Run(setup, mode, bundle, source, secret, stopping, switch, stack, tell).run()
+        try:
+            return _Run(setup, mode, bundle, source, secret, stopping, switch, stack, tell).run()
+        except sqlite3.Error as error:
+            raise JournalError(_unwritable(setup.journal(mode), error)) from error
+
+
+def identity_of(setup: LiveSetup, mode: Mode, bundle: Bundle) -> dict[str, str]:
+    """What must be the same for a session to go on with its journal.
+
+    Raises:
+        LiveSetupError: setup and bundle do not go together.
+    """
+    manifest = bundle.manifest
+    rules = setup.account_rules(manifest.account)
+    return identity_text(
+        mode=mode,
+        account=setup.account,
+        name=setup.name,
+        bundle=bundle.identity,
+        config=manifest.provenance.config_hash,
+        symbols=list(setup.ordered_symbols),
+        interval=manifest.interval,
+        derivatives={
+            symbol: instrument(symbol, derivatives=manifest.derivatives).derivatives for symbol in setup.ordered_symbols
+        },
+        # Without what stands at its default: a later version may have more of it.
+        rules=rules.model_dump(mode="json", exclude_defaults=True),
+        costs=manifest.costs.model_dump(mode="json", exclude_defaults=True),
+        loosened=setup.remarks(),
+        algo_id=getattr(setup.broker, "algo_id", None),
+    )
 
 
 class _Run:
@@ -157,21 +152,7 @@ class _Run:
             raise HaltTrading("a policy on daily bars decides after the close and trades on paper only, as yet")
         rules = setup.account_rules(manifest.account)
         self._stocks = [instrument(symbol, derivatives=manifest.derivatives) for symbol in setup.ordered_symbols]
-        identity = identity_text(
-            mode=mode,
-            account=setup.account,
-            name=setup.name,
-            bundle=bundle.identity,
-            config=manifest.provenance.config_hash,
-            symbols=list(setup.ordered_symbols),
-            interval=self._interval,
-            derivatives={stock.symbol: stock.derivatives for stock in self._stocks},
-            rules=rules.model_dump(mode="json"),
-            costs=manifest.costs.model_dump(mode="json"),
-            loosened=setup.remarks(),
-            algo_id=getattr(setup.broker, "algo_id", None),
-        )
-        self._journal = stack.enter_context(Journal(setup.journal(mode), identity))
+        self._journal = stack.enter_context(Journal(setup.journal(mode), identity_of(setup, mode, bundle)))
         addresses = [_address(one, secret) for one in setup.alarms.webhooks]
         self._alarms = stack.enter_context(
             Alarms(setup.account, addresses, setup.alarms.timeout_s, self._clock, self._journal.note)
@@ -260,6 +241,14 @@ class _Run:
             except (HaltTrading, BooksDiffer) as halt:
                 self._answer(halt)
                 raise
+            except sqlite3.Error as error:
+                # Without a journal no order may be sent, and none cancelled: people must look.
+                self._alarms.raise_("journal", _unwritable(self._journal.path, error))
+                raise
+        if self._stopping.asked > 1:
+            # What works would fill unseen; protective stops go on resting.
+            left = self._broker.stop_all(False)
+            self._journal.note("", "left", left._asdict(), self._clock.now_ns())
         whole = self._loop.time_ns >= last_ns
         day = self._source.end_day(self._journal, self._rules, self._alarms.raise_) if whole else None
         return Ended(
@@ -315,6 +304,13 @@ class _Over:
             self._time_ns, self._since_s = time_ns, time.monotonic()
         silent = time.monotonic() - self._since_s > _SILENT_S
         return time_ns >= self._last_ns or (silent and self._clock.now_ns() >= self._end_ns + _OVER_NS)
+
+
+def _unwritable(journal: Path, error: sqlite3.Error) -> str:
+    return (
+        f"{journal} cannot be written ({error}), so nothing more is sent: look whether its disk is full, look at the "
+        "broker's book, then start again; protective stops go on resting at the exchange"
+    )
 
 
 def _address(channel: str, secret: Callable[[str], str]) -> str:

@@ -22,6 +22,11 @@ class Decision(NamedTuple):
     votes: NDArray[Any] | None = None
 
     @property
+    def confidence(self) -> float:
+        """The probability that the policy gives its own choice."""
+        return float(self.probabilities[self.action])
+
+    @property
     def vote_bytes(self) -> bytes:
         """The votes as the journal keeps them; empty where there are none."""
         return b"" if self.votes is None else self.votes.tobytes()

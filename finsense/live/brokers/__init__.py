@@ -34,10 +34,17 @@ class Stopped(NamedTuple):
 
 
 class Broker(Protocol):
-    """Takes orders and tells what became of them. All of it is called from one thread."""
+    """Takes orders and tells what became of them. All of it is called from one thread.
+
+    Attributes:
+        flushes_intents: whether it writes each intent into the journal, flushed (fsync), before anything of it leaves:
+            the record of the moment reaches the disk with the first of them and needs no flush of its own.
+    """
+
+    flushes_intents: bool
 
     def submit(self, orders: Mapping[str, Order]) -> None:
-        """Send at most one order per symbol; they are on disk before this is called."""
+        """Send at most one order per symbol; they are in the journal, and on disk unless `flushes_intents`."""
         ...
 
     def protect(self, stops: Mapping[str, int]) -> None:

@@ -49,6 +49,9 @@ class KiteBroker:
         desk: the orders.
     """
 
+    # Every request that writes is an event first: `OrderDesk.post`, `modify`, `cancel`.
+    flushes_intents = True
+
     def __init__(
         self,
         rest: KiteRest,

@@ -16,6 +16,8 @@ class PaperBroker:
         exchange: warmed with the history before the first traded bar.
     """
 
+    flushes_intents = False
+
     def __init__(self, exchange: JointExchange) -> None:
         self._exchange = exchange
 

@@ -1,5 +1,6 @@
 """Keeps the requests of one account below the broker's limits, whichever processes send them."""
 
+import os
 import sqlite3
 import threading
 import time
@@ -54,7 +55,8 @@ class RateLimits:
         now_ns: Callable[[], int] = time.time_ns,
         sleep_s: Callable[[float], None] = time.sleep,
     ) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
         self._limits = limits
         self._now_ns = now_ns
         self._sleep_s = sleep_s

@@ -10,7 +10,10 @@ from finsense.live.bar_grid import next_session
 from finsense.live.brokers.rate_limits import RateLimits
 from finsense.live.checks import Checking, Finding, Scene, cross, ok, warning
 from finsense.live.durable import write_durably
+from finsense.live.journal_format import JournalError
+from finsense.live.journal_reader import JournalReader
 from finsense.live.kill_switch import KillSwitch
+from finsense.live.start import identity_of
 from finsense.market.bars import BarsError, ist_text
 from finsense.market.calendar import CalendarError, nse_calendar
 from finsense.market.sanity import inspect
@@ -168,6 +171,26 @@ def recorded_history(scene: Scene) -> Finding:
     return ok(f"{manifest.state.warmup} bars of each symbol, without a gap")
 
 
+def journal(scene: Scene) -> Finding:
+    """The journal there is goes on with this setup and this bundle."""
+    path = scene.setup.journal(scene.mode)
+    if not path.exists():
+        return ok(f"a new one begins at {path}")
+    wanted = identity_of(scene.setup, scene.mode, scene.bundle)
+    try:
+        with closing(JournalReader(path)) as reader:
+            found = {name: value for name, value in reader.identity.items() if name != "format"}
+    except JournalError as error:
+        return cross(str(error), f"give {scene.path} another `name`")
+    differing = sorted(name for name in {*found, *wanted} if found.get(name) != wanted.get(name))
+    if differing:
+        return cross(
+            f"{path} is the journal of another session: {', '.join(differing)} differ",
+            f"give {scene.path} another `name`, or start it as that one was started",
+        )
+    return ok(f"{path} goes on")
+
+
 LOCAL: dict[str, Checking] = {
     "kill switch": kill_switch,
     "account lock": account_lock,
@@ -176,5 +199,6 @@ LOCAL: dict[str, Checking] = {
     "bundle": bundle,
     "validation": validation,
     "limits": limits,
+    "journal": journal,
     "calendar": calendar,
 }

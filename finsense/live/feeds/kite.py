@@ -169,6 +169,7 @@ class _Watch:
                     self._hear(0.0)
                     if self._sign():
                         yield None
+                        self._signed()
                     elif self._over(slot):
                         break
                     else:
@@ -210,10 +211,17 @@ class _Watch:
         heard = self._stream.take(timeout_s)
         while heard is not None:
             self._take(heard)
-            heard = None if self._due() else self._stream.take(0.0)
+            heard = None if self._late() else self._stream.take(0.0)
+
+    def _late(self) -> bool:
+        return time.monotonic() - self._sign_s >= self._feed.patience.sign_s
+
+    def _signed(self) -> None:
+        """The loop has looked, however long that took; until the next sign what has come meanwhile is heard."""
+        self._sign_s = time.monotonic()
 
     def _due(self) -> bool:
-        return self._updated or time.monotonic() - self._sign_s >= self._feed.patience.sign_s
+        return self._updated or self._late()
 
     def _sign(self) -> bool:
         """Whether the loop should look after its orders now."""
@@ -227,7 +235,11 @@ class _Watch:
             self._gaps, self._gap_s = self._stream.gaps, time.monotonic()
             self._gatherer.resume()
         if isinstance(heard.event, Ticks):
+            dropped = self._gatherer.ahead
             self._gatherer.take(heard.event.ticks, heard.now_ns)
+            if self._gatherer.ahead != dropped:
+                # Its shares are in no bar of ours: the vendor's candles have them.
+                self._stream.doubt()
         elif isinstance(heard.event, OrderUpdate):
             self._updated = True
             self._feed.on_order_update(heard.event.fields)
@@ -268,6 +280,7 @@ class _Watch:
             self._hear(_TURN_S)
             if self._sign():
                 yield None
+                self._signed()
         bars, lost = self._refill.bars(slot, seen)
         self._report.by_candles += len(bars)
         self._report.lost += len(lost)

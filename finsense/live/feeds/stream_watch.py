@@ -66,7 +66,7 @@ class StreamWatch:
             late: the stamps of its ticks tell their age. Where there are none, the last frame (a heartbeat) before a
             pause does, for nothing waited behind it.
         losses: how often the stream was lost.
-        gaps: how often ticks may have been missed so far: the stream was opened, or frames had no room.
+        gaps: how often ticks may have been missed so far: the stream was opened, frames had no room, or see `doubt`.
     """
 
     def __init__(self, stream: Stream, clock: WallClock, *, room: int, margin_ns: int) -> None:
@@ -91,6 +91,11 @@ class StreamWatch:
         """End the stream; its thread follows at its next look."""
         self._stream.close()
         self._thread.join(_END_S)
+
+    def doubt(self) -> None:
+        """Something came that cannot be believed: until now ticks may have been missed."""
+        self.covered_ns = self._clock.now_ns() + self._margin_ns
+        self.gaps += 1
 
     def take(self, timeout_s: float) -> Heard | None:
         """The next thing that came; None where nothing did in time.

@@ -19,7 +19,7 @@ class TickGatherer:
         ahead_ns: a stamp that lies further ahead of our clock is not believed: it would close bars that still trade.
 
     Attributes:
-        ahead: ticks with such a stamp; they were dropped.
+        ahead: ticks with such a stamp; they are in no bar, and `latest` tells of them.
         unknown: ticks of instruments that nobody asked for.
     """
 
@@ -65,6 +65,8 @@ class TickGatherer:
             time_ns = tick.time_ns
             if time_ns > latest_ns:
                 self.ahead += 1
+                # In no bar, but whoever compares stamps with our clock must see it.
+                latest[token] = tick, now_ns
                 continue
             if token in unseen and time_ns > 0:
                 # The first one shows how things stand, with the stamp of a trade that may be long ago.
