@@ -234,9 +234,23 @@ def test_the_rate_of_a_second_and_what_a_restart_remembers(stage: Stage) -> None
     assert stage.check(moment, BUY), "a restart does not forget what left"
     for _ in range(2):
         assert not stage.check(moment, {"INFY": -10}, held={"INFY": 20}), "a way out is kept to the hard limit"
-    assert stage.check(moment, {"INFY": -10}, held={"INFY": 20})
     stage.real_ns[0] += 2 * SECOND_NS
     assert not stage.check(moment, BUY)
+
+
+def test_a_way_out_queues_behind_the_hard_rate(stage: Stage) -> None:
+    """At a square-off every position leaves with the same bar; none may stay in for having come eleventh."""
+    moment, out = stage.moment(), {"INFY": -10}
+    for _ in range(200):
+        assert not stage.check(moment, out, held={"INFY": 20})
+    stopped_by(stage, stage.check(moment, out, held={"INFY": 20}), Reason.RATE)
+    assert stage.check(moment, BUY), "nothing opens before what waits has left"
+
+
+def test_overspent_cash_opens_nothing_and_holds_nobody_in(stage: Stage) -> None:
+    moment = stage.moment()
+    stopped_by(stage, stage.check(moment, BUY, cash=-1, held={"TCS": 10}), Reason.BOOKS)
+    assert not stage.check(moment, {"TCS": -10}, cash=-1, held={"TCS": 10})
 
 
 @pytest.mark.parametrize(("limit", "span_s"), [("orders_per_minute", 60), ("orders_per_day", 86_400)])

@@ -1,6 +1,7 @@
 """The kill switch: latched whatever happens, carried out whatever the loop does, released by nothing but the phrase."""
 
 import contextlib
+import errno
 import json
 import os
 import signal
@@ -419,6 +420,47 @@ def test_a_broker_that_cannot_be_reached_is_a_problem_not_a_success(switch: Kill
     assert switch.latched == latch
 
 
+@pytest.mark.parametrize("pid", [0, -1])
+def test_a_loop_that_cannot_be_seen_ends_nobody_else(
+    tmp_path: Path, switch: KillSwitch, monkeypatch: pytest.MonkeyPatch, pid: int
+) -> None:
+    """In another container the kernel names it 0: a signal to 0 or -1 would end whole groups of processes."""
+    ended: list[int] = []
+    monkeypatch.setattr("finsense.live.kill.holder", lambda home: pid)
+    monkeypatch.setattr("finsense.live.kill.os.kill", lambda number, what: ended.append(number))
+    with trading(tmp_path) as (stage, rest):
+        names = rest_some(rest)
+        outcome = run(switch, switch.pull("smoke", "command"), rest, QUICK.model_copy(update={"answer_s": 0.1}))
+        assert (ended, outcome.orders) == ([], tuple(sorted(names)))
+        assert "cannot be ended" in outcome.problems[0]
+        assert set(states(stage)) == {"CANCELLED"}
+
+
+def test_what_was_done_is_told_where_it_cannot_be_written(
+    tmp_path: Path, switch: KillSwitch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, content: bytes) -> None:
+        raise OSError(errno.ENOSPC, "no space left on device")
+
+    with trading(tmp_path) as (_, rest):
+        names = rest_some(rest)
+        latch = switch.pull("smoke", "command")
+        monkeypatch.setattr("finsense.live.kill_switch.write_durably", full)
+        assert run(switch, latch, rest).orders == tuple(sorted(names))
+
+
+def test_a_signal_pulls_it_for_the_process_where_the_disk_takes_nothing(
+    switch: KillSwitch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(latch: Latch) -> None:
+        raise KillSwitchError("no space left on device")
+
+    monkeypatch.setattr(switch, "_write", refuse)
+    with pulled_by_signal(switch):
+        os.kill(os.getpid(), signal.SIGUSR1)
+    assert switch.latched is not None
+
+
 def test_tags_of_kills_fit_and_differ() -> None:
     tags = {
         kill_tag(Latch("", "", time_ns, True)) for time_ns in (1_800_000_000_000_000_000, 1_800_000_000_001_000_000)
@@ -570,6 +612,13 @@ def test_the_command_cancels_at_the_broker_where_no_loop_lives(tmp_path: Path, m
         assert "nobody" in told.output
         (token,) = stage.rest.access_tokens
         open_store(tmp_path / "home").set("main.kite.access_token", token)
+        # A session on paper came after the live one.
+        AccountLock(tmp_path / "home", "paper", {}).close()
+        (tmp_path / "home" / "x.live.db").touch()
+        # A disk that is full, or a file of rates that is broken, keeps no order in the book.
+        for left in (tmp_path / "home").glob("rates.db*"):
+            left.unlink()
+        (tmp_path / "home" / "rates.db").write_bytes(b"no database" * 1000)
         told = command("kill", str(path), "--flatten", "--json")
         assert told.exit_code == 0, told.output
         outcome = json.loads(told.stdout[told.stdout.index("{") :])["outcome"]

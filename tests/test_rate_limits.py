@@ -127,4 +127,23 @@ def test_a_clock_that_is_set_back_does_not_block_the_account(tmp_path: Path) -> 
         limits.wait("order", at_most_s=0)
     clock.ns -= 3600 * SECOND_NS
     assert limits.book("order", at_most_s=2) <= 1.1 * SECOND_NS
+    for _ in range(9):
+        limits.book("order", at_most_s=2)
+    clock.ns -= 60 * SECOND_NS
+    assert limits.book("order", at_most_s=2) <= 1.1 * SECOND_NS, "a small step must not hold up a way out either"
     limits.close()
+
+
+def test_who_must_cancel_goes_on_where_the_file_cannot_be_used(tmp_path: Path) -> None:
+    clock = Clock()
+    shared = limits_of(tmp_path / "limits.db", clock, KITE_LIMITS)
+    alone = RateLimits(tmp_path / "limits.db", KITE_LIMITS, now_ns=lambda: clock.ns, or_alone=True)
+    with closing(sqlite3.connect(tmp_path / "limits.db")) as database:
+        database.execute("DROP TABLE bookings")
+    with pytest.raises(sqlite3.Error):
+        shared.book("order", at_most_s=2)
+    assert [alone.book("order", at_most_s=2) > 0 for _ in range(11)] == [False] * 10 + [True]
+    for limits in (shared, alone):
+        limits.close()
+    (tmp_path / "broken.db").write_bytes(b"no database" * 1000)
+    RateLimits(tmp_path / "broken.db", KITE_LIMITS, or_alone=True).close()

@@ -1,5 +1,7 @@
 """`finsense kill`: stop an account from any shell, whatever its loop does, and keep it stopped."""
 
+import json
+from collections.abc import Callable
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,6 +18,8 @@ from finsense.config.errors import ConfigError
 from finsense.config.live import KiteBroker, LiveSetup, default_home, load_live
 from finsense.live.account_lock import last_running
 from finsense.live.arming import Arming
+from finsense.live.journal_format import JournalError
+from finsense.live.journal_reader import JournalReader
 from finsense.live.kill import KillRun
 from finsense.live.kill_switch import RELEASE_PHRASE, KillSwitch, KillSwitchError, Latch, Outcome
 
@@ -94,7 +98,9 @@ def _pull(switch: KillSwitch, reason: str, flatten: bool, console: Console) -> L
 
 def _run(found: LiveSetup, switch: KillSwitch, latch: Latch, stack: ExitStack, console: Console) -> KillRun:
     broker, running = found.broker, last_running(found.home)
-    on_paper = running is not None and running.mode == "paper"
+    # What a live session of the account left at the broker is there still, whatever ran on paper after it.
+    traded_live = any(found.home.glob("*.live.db"))
+    on_paper = running is not None and running.mode == "paper" and not traded_live
 
     def tell(text: str) -> None:
         console.print(text, highlight=False, markup=False)
@@ -105,13 +111,34 @@ def _run(found: LiveSetup, switch: KillSwitch, latch: Latch, stack: ExitStack, c
     def desk() -> Any:
         kite_rest, rate_limits = live("brokers.kite_rest"), live("brokers.rate_limits")
         token = open_secrets(found.home).get(live("kite_login").access_token_name(found.account))
-        limits = stack.enter_context(closing(rate_limits.RateLimits(found.rates)))
+        limits = stack.enter_context(closing(rate_limits.RateLimits(found.rates, or_alone=True)))
         rest = kite_rest.KiteRest(broker.api_key, token, limits, root=broker.root, timeout_s=broker.timeout_s)
         return stack.enter_context(closing(rest))
 
     return KillRun(
-        switch, latch, found.ordered_symbols, found.kill, desk, protection=broker.market_protection, tell=tell
+        switch,
+        latch,
+        found.ordered_symbols,
+        found.kill,
+        desk,
+        protection=broker.market_protection,
+        products=_products(found, tell),
+        tell=tell,
     )
+
+
+def _products(found: LiveSetup, tell: Callable[[str], None]) -> set[str] | None:
+    """In which products the account's live sessions trade, by their journals; None where one cannot be read."""
+    products = set()
+    for path in sorted(found.home.glob("*.live.db")):
+        try:
+            with JournalReader(path) as journal:
+                intraday = json.loads(journal.identity["rules"])["product"] == "intraday"
+        except (JournalError, KeyError, ValueError) as error:
+            tell(f"{error}; shares of every product count as the account's")
+            return None
+        products.add("MIS" if intraday else "CNC")
+    return products or None
 
 
 def _show(latch: Latch, outcome: Outcome, as_json: bool) -> None:

@@ -127,11 +127,17 @@ def _interrupts(stopping: Stopping) -> Iterator[None]:
             raise KeyboardInterrupt
         stopping.ask()
 
-    before = signal.signal(signal.SIGINT, take)
+    def leave(*_: object) -> None:
+        """A service that is stopped leaves as after the second Ctrl-C."""
+        while stopping.asked < 2:
+            stopping.ask()
+
+    before = [(name, signal.signal(name, act)) for name, act in ((signal.SIGINT, take), (signal.SIGTERM, leave))]
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for name, act in before:
+            signal.signal(name, act)
 
 
 def _tell(moment: Moment, books: Books, orders: Mapping[str, Order], refused: Mapping[str, str]) -> None:

@@ -7,6 +7,8 @@ from finsense.market.calendar import DAY_NS, CalendarError, TradingSession, nse_
 
 # A session follows within so many days, the longest holidays included.
 _LONGEST_PAUSE_DAYS = 15
+# The exchange's clock may be behind ours: an order that comes before its opening is refused.
+_OPENING_NS = 1_000_000_000
 
 
 def next_session(after: dt.date, *, derivatives: bool | None) -> TradingSession | None:
@@ -22,6 +24,16 @@ def next_session(after: dt.date, *, derivatives: bool | None) -> TradingSession 
         if session is not None:
             return session
     return None
+
+
+def trades_at(now_ns: int) -> bool:
+    """Whether shares are in continuous trading at an instant, ns UTC; where the calendar does not know, they may be."""
+    try:
+        session = nse_calendar().session(session_date(now_ns), derivatives=False)
+    except CalendarError:
+        return True
+    windows = () if session is None else session.windows
+    return any(open_ns + _OPENING_NS <= now_ns < close_ns for open_ns, close_ns in windows)
 
 
 def bar_end_ns(time_ns: int, interval: str, *, derivatives: bool | None) -> int:

@@ -21,6 +21,8 @@ from finsense.market.moments import Moment
 from finsense.market.timeline import to_paise
 
 ENTRIES = "gate"
+# What reduces positions may queue so long behind the broker's hard rates: at a square-off all leave with one bar.
+_WAY_OUT_S = 20.0
 _SECOND_NS = 1_000_000_000
 _DAY_S = 86_400
 # What the books may be off by where a charge was rounded, paise.
@@ -90,6 +92,7 @@ class Gate:
 
     An order that only reduces a position passes where data is in doubt, since staying in is the greater risk then; it
     is stopped by the kill switch, by books that contradict themselves and by the broker's own hard rates.
+    Cash below 0 is no contradiction, for a fill may cost more than was expected: it opens nothing.
 
     Args:
         settings: of the YAML.
@@ -164,7 +167,9 @@ class Gate:
                 found = Reason.BOOKS, contradiction
             else:
                 reducing = reduces(books.positions.get(symbol, 0), orders[symbol].quantity)
-                found = (None if reducing else self._doubt(symbol, moment)) or self._too_fast(reducing)
+                if not reducing:
+                    found = self._overspent(books) or self._doubt(symbol, moment)
+                found = found or self._too_fast(reducing)
             if found is not None:
                 stopped[symbol] = found
         self._tell(stopped)
@@ -192,8 +197,6 @@ class Gate:
 
     def _contradiction(self, books: Books) -> str:
         """What the books of the session say against each other; empty where they agree."""
-        if books.cash_paise < 0:
-            return f"cash of {books.cash_paise} paise"
         marks = {symbol: known.close_paise for symbol, known in self._seen.items()}
         held = {symbol: shares for symbol, shares in books.positions.items() if shares}
         if not all(marks.get(symbol) for symbol in held):
@@ -202,6 +205,9 @@ class Gate:
         if abs(worth - books.equity_paise) > _ROUNDING_PAISE:
             return f"equity of {books.equity_paise} paise, but cash and positions are worth {worth}"
         return ""
+
+    def _overspent(self, books: Books) -> tuple[Reason, str] | None:
+        return None if books.cash_paise >= 0 else (Reason.BOOKS, f"cash of {books.cash_paise} paise")
 
     def _doubt(self, symbol: str, moment: Moment) -> tuple[Reason, str] | None:
         settings, now_ns = self._settings, self._clock.now_ns()
@@ -234,7 +240,10 @@ class Gate:
 
     def _too_fast(self, reducing: bool) -> tuple[Reason, str] | None:
         try:
-            (self._hard_rates if reducing else self._rates).book(ENTRIES, at_most_s=0.0)
+            if reducing:
+                self._hard_rates.book(ENTRIES, at_most_s=_WAY_OUT_S)
+            else:
+                self._rates.book(ENTRIES, at_most_s=0.0)
         except RateLimited as error:
             return Reason.RATE, str(error)
         except sqlite3.Error as error:

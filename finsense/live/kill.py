@@ -3,7 +3,7 @@
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from finsense.config.live import KillSettings
 from finsense.live.account_lock import holder
@@ -27,6 +27,8 @@ class KillRun:
         settings: how long is waited for what.
         open_desk: connects to the broker; None where the loop traded on paper and no order can be at a broker.
         protection: percent that a closing order may go beyond the last price, or -1.
+        products: what the account's sessions trade in; shares in others are their owner's own. None: nobody knows, so
+            all are closed.
         tell: is told what happens, line by line.
     """
 
@@ -39,10 +41,12 @@ class KillRun:
         open_desk: Callable[[], Desk] | None,
         *,
         protection: float = -1.0,
+        products: Collection[str] | None = None,
         tell: Callable[[str], None] = lambda text: None,
     ) -> None:
         self._switch, self._latch, self._symbols, self._settings = switch, latch, symbols, settings
         self._open_desk, self._protection, self._tell = open_desk, protection, tell
+        self._products = products
         self._timing = Timing(time.monotonic, time.sleep)
 
     def carry_out(self) -> Outcome:
@@ -55,7 +59,11 @@ class KillRun:
             outcome = Outcome("the command; the loop traded on paper", (), (), {}, tuple(problems))
         else:
             outcome = self._in_its_place(self._open_desk, problems)
-        self._switch.answer(self._latch, outcome)
+        try:
+            self._switch.answer(self._latch, outcome)
+        except OSError as error:
+            # A full disk must not hide what was done.
+            self._tell(f"the outcome cannot be written down: {error}")
         return outcome
 
     def _is_whole(self, answer: Outcome) -> bool:
@@ -92,6 +100,9 @@ class KillRun:
         pid = holder(self._switch.home)
         if pid is None:
             return []
+        if pid <= 0:
+            # So the kernel names one that it cannot see, as in another container; 0 and -1 would end many others.
+            return ["the loop runs where it cannot be ended from here: it may send an order when it goes on"]
         self._tell(f"ending process {pid}, so that it sends nothing more")
         try:
             os.kill(pid, signal.SIGKILL)
@@ -131,6 +142,7 @@ class KillRun:
             at_most_s=self._settings.confirm_s,
             timing=self._timing,
             protection=self._protection,
+            products=self._products,
         )
         stopped.positions = closed.positions
         held = closed.positions

@@ -1,16 +1,19 @@
 """The live loop: the lines a backtest runs, with a journal between the decision and the order."""
 
+import sqlite3
 import struct
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
+
+import structlog
 
 from finsense.account.joint import Books, Choice, JointSession
 from finsense.account.remedies import explain_drops
 from finsense.account.session import Fill, Observation, Order
 from finsense.account.trace import Recorder
 from finsense.live.brokers import Broker, Stopped
-from finsense.live.brokers.errors import BooksDiffer, HaltTrading
+from finsense.live.brokers.errors import AuthExpired, BooksDiffer, BrokerError, HaltTrading
 from finsense.live.feeds import Feed
 from finsense.live.journal import Journal
 from finsense.live.journal_format import BarRecord, JournalError, MomentRecord
@@ -18,6 +21,7 @@ from finsense.market.bars import ist_text
 from finsense.market.moments import Moment
 from finsense.model.policy import Decision, Policy
 
+log = structlog.get_logger()
 Fills = Mapping[str, Sequence[Fill]]
 _NO_ORDER = Order(0, 0)
 # One float32 as numpy writes it.
@@ -135,6 +139,13 @@ class LiveLoop:
         except (HaltTrading, BooksDiffer) as halt:
             self._halt(halt)
             raise
+        except AuthExpired:
+            # Nothing is over: a new login is waited for.
+            raise
+        except (BrokerError, ValueError, sqlite3.Error) as error:
+            # What nobody foresaw must not leave orders working that nobody follows.
+            self._halt(HaltTrading(f"the session cannot go on: {type(error).__name__}: {error}"))
+            raise
 
     def _trade(self, moment: Moment) -> None:
         session = self._session
@@ -238,9 +249,21 @@ class LiveLoop:
         self.halting = True
         flatten = isinstance(halt, HaltTrading) and halt.flatten
         body = {"reason": str(halt), "flatten": flatten, "kind": type(halt).__name__}
-        self._journal.note("", "halt", body, self.time_ns)
-        self.stopped = self._broker.stop_all(flatten)
-        self._journal.note("", "halted", {**body, **self.stopped._asdict()}, self.time_ns)
+        self._note("halt", body)
+        try:
+            self.stopped = self._broker.stop_all(flatten)
+        except (BrokerError, HaltTrading, BooksDiffer, sqlite3.Error) as error:
+            # Why it halted is told, not that the broker would not hear of it; nobody is answered.
+            self._note("not_halted", {**body, "why": str(error)})
+            return
+        self._note("halted", {**body, **self.stopped._asdict()})
+
+    def _note(self, what: str, body: Mapping[str, Any]) -> None:
+        """Write an event of the session; a disk that is full must not keep orders from being cancelled."""
+        try:
+            self._journal.note("", what, body, self.time_ns)
+        except sqlite3.Error as error:
+            log.error("an event is not in the journal", what=what, why=str(error), **body)
 
     def _stale(self, record: MomentRecord, expected: str, found: str) -> JournalError:
         return JournalError(

@@ -1,7 +1,10 @@
 """The order desk: sends, changes, cancels and follows an account's orders so that none is doubled and none is lost."""
 
+import sqlite3
 from collections.abc import Callable, Iterable
 from typing import Protocol
+
+import structlog
 
 from finsense.live.brokers.errors import AuthExpired, BrokerError, RateLimited, Rejected, UnknownFate
 from finsense.live.clock import WallClock
@@ -9,6 +12,8 @@ from finsense.live.desk_books import DeskBooks
 from finsense.live.desk_records import ADOPTED, STOP, DeskOrder, DeskTrade, Notes, adopted_tag, intent_body
 from finsense.live.orders import OrderError, OrderRequest, OrderRow, OrderState, TradeRow
 from finsense.live.patience import Waiter
+
+log = structlog.get_logger()
 
 
 class Requests(Protocol):
@@ -95,7 +100,11 @@ class OrderDesk:
 
     def cancel(self, order: DeskOrder) -> None:
         """Ask for an order to be taken back; the book tells whether it was, or filled first."""
-        self.books.note(order.tag, "cancel", {"order_id": order.tracked.order_id})
+        try:
+            self.books.note(order.tag, "cancel", {"order_id": order.tracked.order_id})
+        except sqlite3.Error as error:
+            # It opens nothing: a full disk must not keep an order working.
+            log.error("a cancellation is not in the journal", order=order.tag, why=str(error))
         self._ask(lambda: self._rest.cancel(str(order.tracked.order_id)))
 
     def read_book(self, *, patient: bool = True) -> None:

@@ -23,8 +23,28 @@ def end_earlier_days(desk: OrderDesk, now_ns: int) -> None:
     """Orders of earlier days are over, for the book is of today."""
     today = session_date(now_ns)
     for order in desk.books.open_orders():
-        if session_date(order.time_ns) < today and order.tracked.order_id not in desk.in_book:
+        # One that was not answered is looked for by its tag.
+        found = order.unanswered or order.tracked.order_id in desk.in_book
+        if session_date(order.time_ns) < today and not found:
             desk.books.note(order.tag, "expired", {})
+
+
+def agreed_positions(desk: OrderDesk, waiter: Waiter, read_held: Callable[[], dict[str, Held]]) -> dict[str, Held]:
+    """The broker's positions, read again while they lag behind the trades."""
+    until_s = waiter.now_s() + waiter.patience.lag_s
+    held: dict[str, Held] = {}
+    for seconds in waiter.pauses():
+        held = read_held()
+        if all(theirs.quantity == desk.books.held(symbol) for symbol, theirs in held.items()):
+            break
+        late = waiter.now_s() > until_s
+        # A stop may have filled between the two readings.
+        desk.read_book()
+        desk.agree()
+        if late:
+            break
+        waiter.pause(seconds)
+    return held
 
 
 def close_all(

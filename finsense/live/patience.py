@@ -10,13 +10,14 @@ from finsense.live.brokers.errors import (
     HaltTrading,
     ProtocolError,
     RateLimited,
+    Rejected,
     TransientRead,
 )
 from finsense.live.desk_records import Alarm
 
 Answer = TypeVar("Answer")
 # An answer that cannot be what it claims to be is asked for so often before it ends trading.
-_PROTOCOL_TRIES = 3
+PROTOCOL_TRIES = 3
 
 
 class Patience(NamedTuple):
@@ -96,7 +97,7 @@ class Waiter:
 
         Raises:
             TransientRead: it failed for too long.
-            HaltTrading: the answers make no sense, or nobody gives a new token.
+            HaltTrading: the answers make no sense, it is refused for good, or nobody gives a new token.
         """
         until_s, broken = self.now_s() + self.patience.read_s, 0
         for seconds in self.pauses():
@@ -106,9 +107,9 @@ class Waiter:
                 if not isinstance(error, AuthExpired) and self.now_s() > until_s:
                     raise
                 self.after(error, seconds)
-            except ProtocolError as error:
+            except (ProtocolError, Rejected) as error:
                 broken += 1
-                if broken == _PROTOCOL_TRIES:
+                if broken == PROTOCOL_TRIES:
                     self.halt("protocol", f"the broker's answer makes no sense: {error}")
                 self.pause(seconds)
         raise AssertionError("pauses never end")

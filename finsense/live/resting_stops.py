@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from finsense.account.stops import protective_stop_paise
+from finsense.live.bar_grid import trades_at
 from finsense.live.desk_records import EXIT, STOP, DeskOrder
 from finsense.live.order_desk import OrderDesk
 from finsense.live.order_style import OrderStyle, grid
@@ -44,6 +45,7 @@ class RestingStops:
         style: how they are worded.
         tick_paise: the day's tick of a symbol; None where it does not trade today.
         tag: names a new order of a symbol and a leg.
+        now_ns: the clock, ns UTC: while the exchange is closed no stop is sent, for it would be refused.
     """
 
     def __init__(
@@ -53,9 +55,10 @@ class RestingStops:
         style: OrderStyle,
         tick_paise: Callable[[str], int | None],
         tag: Callable[[str, str], str],
+        now_ns: Callable[[], int],
     ) -> None:
         self._desk, self._waiter, self._style = desk, waiter, style
-        self._tick_paise, self._tag = tick_paise, tag
+        self._tick_paise, self._tag, self._now_ns = tick_paise, tag, now_ns
         # symbol -> the position that it is meant for, and the trigger that the account wants.
         self._wanted: dict[str, tuple[int, int]] = {}
         # symbol -> distance of the stop of an entry that may fill any moment.
@@ -122,6 +125,15 @@ class RestingStops:
         """Cancel the stops of a symbol and see that they are over; one may have filled."""
         self._desk.settle(self.resting(symbol))
 
+    def tell_bare(self, symbol: str) -> None:
+        """Tell of shares that nothing protects, for an order of unknown fate may have sold them."""
+        books = self._desk.books
+        held = books.held(symbol)
+        doubtful = [one for one in books.open_orders(symbol) if one.unanswered and one.left * held < 0]
+        if doubtful and self._trigger(symbol, held) is not None and not self.resting(symbol):
+            told = f"{symbol}: no stop rests for {held} shares, which {doubtful[0].tag} may have sold: look at the book"
+            self._waiter.alarm("unprotected", told, symbol=symbol)
+
     def leave(self, symbol: str) -> None:
         """Its stop was passed without filling: leave at the market what it should have covered."""
         self.take_away(symbol)
@@ -172,6 +184,9 @@ class RestingStops:
 
     def _place(self, symbol: str, due: Due) -> None:
         """SL-M, or SL where that is refused; so often until the account says again what it wants."""
+        if not trades_at(self._now_ns()):
+            # It is placed at the next look after the opening.
+            return
         tried = self._tried(symbol, due)
         refused = {one.request.kind for one in tried if one.tracked.state is OrderState.REJECTED}
         kinds: tuple[Kind, Kind] = ("SL-M", "SL")

@@ -219,32 +219,18 @@ class _Run:
                 f"{self._journal.path} has a bar of {ist_text(last_known_ns)} and the clock of the market shows "
                 f"{ist_text(now_ns)}: set the clock; a day that was rehearsed is rehearsed again with another `name`"
             )
-        recovered = self._loop.recover()
-        if last_known_ns is not None:
-            self._after_ns = last_known_ns
-            self._gate.begin(dict.fromkeys(self._session.symbols, last_known_ns))
-        end_ns, last_ns = self._day()
-        log.info("the session begins", recovered=recovered, until=ist_text(end_ns), bars_after=ist_text(self._after_ns))
-        feed = self._source.feed(self._after_ns)
-        over = _Over(self._clock, end_ns, last_ns)
-
-        def stop() -> bool:
-            return over.at(self._loop.time_ns) or self._stopping.asked > 1
-
-        while True:
-            try:
-                self._loop.run(feed, stop)
-                break
-            except AuthExpired as error:
-                self._alarms.raise_("token", f"the login is dead, no order leaves until there is a new one: {error}")
-                self._source.renew(self._look)
-            except (HaltTrading, BooksDiffer) as halt:
-                self._answer(halt)
-                raise
-            except sqlite3.Error as error:
-                # Without a journal no order may be sent, and none cancelled: people must look.
-                self._alarms.raise_("journal", _unwritable(self._journal.path, error))
-                raise
+        try:
+            recovered, last_ns = self._trade(last_known_ns)
+        except (HaltTrading, BooksDiffer) as halt:
+            self._answer(halt)
+            raise
+        except sqlite3.Error as error:
+            # Without a journal no order may be sent: people must look.
+            self._alarms.raise_("journal", _unwritable(self._journal.path, error))
+            raise
+        except Exception as error:
+            self._alarms.raise_("ended", f"the session ends: {type(error).__name__}: {error}")
+            raise
         if self._stopping.asked > 1:
             # What works would fill unseen; protective stops go on resting.
             left = self._broker.stop_all(False)
@@ -260,6 +246,28 @@ class _Run:
             whole,
             day,
         )
+
+    def _trade(self, last_known_ns: int | None) -> tuple[int, int]:
+        """Recover, and trade until the day is over; moments recovered, and the start of the day's last bar, ns UTC."""
+        recovered = self._loop.recover()
+        if last_known_ns is not None:
+            self._after_ns = last_known_ns
+            self._gate.begin(dict.fromkeys(self._session.symbols, last_known_ns))
+        end_ns, last_ns = self._day()
+        log.info("the session begins", recovered=recovered, until=ist_text(end_ns), bars_after=ist_text(self._after_ns))
+        feed = self._source.feed(self._after_ns)
+        over = _Over(self._clock, end_ns, last_ns)
+
+        def stop() -> bool:
+            return over.at(self._loop.time_ns) or self._stopping.asked > 1
+
+        while True:
+            try:
+                self._loop.run(feed, stop)
+                return recovered, last_ns
+            except AuthExpired as error:
+                self._alarms.raise_("token", f"the login is dead, no order leaves until there is a new one: {error}")
+                self._source.renew(self._look)
 
     def _answer(self, halt: HaltTrading | BooksDiffer) -> None:
         """Tell whoever pulled the switch what was done."""

@@ -82,15 +82,20 @@ class Stopped:
         return self.confirmed_s is not None and not self.left
 
 
-def held(desk: Desk, symbols: Collection[str]) -> dict[tuple[str, str], int]:
+def held(desk: Desk, symbols: Collection[str], products: Collection[str] | None = None) -> dict[tuple[str, str], int]:
     """What the broker says is held of the symbols: (symbol, product) -> signed shares, none of them 0.
+
+    Args:
+        desk: of the account.
+        symbols: which.
+        products: and in which products; None for all of them.
 
     Raises:
         BrokerError: it cannot be read; that is not `nothing is held`.
     """
     found: dict[tuple[str, str], int] = {}
     for row in [*desk.positions(), *desk.holdings()]:
-        if row.symbol in symbols:
+        if row.symbol in symbols and (products is None or row.product in products):
             key = row.symbol, row.product
             found[key] = found.get(key, 0) + row.quantity
     return {key: shares for key, shares in sorted(found.items()) if shares}
@@ -143,6 +148,7 @@ def close_positions(
     at_most_s: float,
     timing: Timing,
     protection: float = _PROTECTION,
+    products: Collection[str] | None = None,
 ) -> Stopped:
     """Close what is held with protected orders at the market, in chunks, until the broker says that it is flat.
 
@@ -157,10 +163,11 @@ def close_positions(
         at_most_s: after which it is given up; what is left is told.
         timing: how time passes.
         protection: percent that an order may go beyond the last price, or -1 for the exchange's own.
+        products: what is closed of them; None for all.
     """
     stopped, began_s, given_up, sent = Stopped(), timing.now_s(), set[str](), 0
     while True:
-        stopped.positions, fatal = _read(stopped, "positions", lambda: held(desk, symbols))
+        stopped.positions, fatal = _read(stopped, "positions", lambda: held(desk, symbols, products))
         if fatal:
             return stopped
         todo = {key: shares for key, shares in (stopped.positions or {}).items() if key[0] not in given_up}

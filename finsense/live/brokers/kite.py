@@ -11,15 +11,15 @@ import structlog
 
 from finsense.account.session import Fill, Order
 from finsense.live.brokers import BrokerAccount, Stopped
-from finsense.live.brokers.errors import AuthExpired, BooksDiffer, HaltTrading, RateLimited, TransientRead
+from finsense.live.brokers.errors import BooksDiffer, BrokerError, HaltTrading, ProtocolError, Rejected
 from finsense.live.brokers.kite_rest import KiteRest
 from finsense.live.clock import WallClock
 from finsense.live.desk_records import ADOPTED, BAR, STOP, Alarm, DeskOrder, Notes
 from finsense.live.order_desk import OrderDesk
-from finsense.live.order_recovery import close_all, end_earlier_days, find_unanswered
+from finsense.live.order_recovery import agreed_positions, close_all, end_earlier_days, find_unanswered
 from finsense.live.order_style import OrderStyle
 from finsense.live.orders import OrderState, tag_of
-from finsense.live.patience import Patience, Waiter, no_new_token
+from finsense.live.patience import PROTOCOL_TRIES, Patience, Waiter, no_new_token
 from finsense.live.reconcile import Held, Strangers, books_differ, differences, held_by_broker
 from finsense.live.resting_stops import RestingStops
 from finsense.market.calendar import session_date
@@ -71,7 +71,7 @@ class KiteBroker:
         self._rest, self._clock, self._alarm = rest, clock, alarm
         self._identity, self._symbols, self._style = identity, tuple(sorted(symbols)), style
         self._strangers = Strangers(desk, self._symbols, style.product, alarm, self._held)
-        self._stops = RestingStops(desk, waiter, style, self._tick_paise, self._leg_tag)
+        self._stops = RestingStops(desk, waiter, style, self._tick_paise, self._leg_tag, clock.now_ns)
         # What the account has booked, the last prices that it saw, and who traded in the last moment.
         self._positions = dict.fromkeys(self._symbols, 0)
         self._closes: dict[str, int] = {}
@@ -82,6 +82,7 @@ class KiteBroker:
         self._updates: SimpleQueue[None] = SimpleQueue()
         self._looked_s = self._heard_s = waiter.now_s()
         self._told_deaf = False
+        self._senseless = 0
         # When the book was last read between two bars, and when positions last agreed with so many trades.
         self._read_s, self._agreed = float("-inf"), (float("-inf"), 0)
 
@@ -147,7 +148,7 @@ class KiteBroker:
         """Between two bars: follow orders and stops; a stop rests as soon as its entry filled.
 
         Raises:
-            HaltTrading: what became of an order is unknown.
+            HaltTrading: what became of an order is unknown, or the broker's answers make no sense.
             BooksDiffer: somebody else trades our shares.
         """
         now_s = self._waiter.now_s()
@@ -159,11 +160,13 @@ class KiteBroker:
             if self.desk.books.lacking():
                 self.desk.read_trades(patient=False)
             self._compare_early(now_s)
-        except (TransientRead, RateLimited, AuthExpired) as error:
+        except BrokerError as error:
             self._deaf(now_s, error)
             return
         self._heard_s = self._read_s = now_s
-        self._told_deaf = False
+        self._told_deaf, self._senseless = False, 0
+        # A session that waits over a night would take yesterday's stops for resting ones.
+        end_earlier_days(self.desk, self._clock.now_ns())
         self._strangers.check()
         for symbol in self._symbols:
             self._stops.keep(symbol)
@@ -227,6 +230,7 @@ class KiteBroker:
         else:
             for symbol in self._symbols:
                 self._stops.keep(symbol)
+                self._stops.tell_bare(symbol)
         cancelled = [one for one in wanted if one.tracked.state is OrderState.CANCELLED]
         spared = () if flatten else tuple(one.tag for one in books.open_orders() if one.leg == STOP)
         still_open = [one for one in books.open_orders() if one.leg != ADOPTED and one.tag not in spared]
@@ -257,22 +261,7 @@ class KiteBroker:
         self.desk.books.note("", "not_sent", body)
 
     def _agreed_positions(self) -> dict[str, Held]:
-        """The broker's positions, read again while they lag behind the trades."""
-        books, symbols = self.desk.books, self._symbols
-        until_s = self._waiter.now_s() + self._waiter.patience.lag_s
-        held: dict[str, Held] = {}
-        for seconds in self._waiter.pauses():
-            held = self._held()
-            if all(held[symbol].quantity == books.held(symbol) for symbol in symbols):
-                break
-            late = self._waiter.now_s() > until_s
-            # A stop may have filled between the two readings.
-            self.desk.read_book()
-            self.desk.agree()
-            if late:
-                break
-            self._waiter.pause(seconds)
-        return held
+        return agreed_positions(self.desk, self._waiter, self._held)
 
     def patiently(self, read: Callable[[], Any]) -> Any:
         """A reading, repeated while it fails.
@@ -334,8 +323,12 @@ class KiteBroker:
                 return hinted
             hinted = True
 
-    def _deaf(self, now_s: float, error: Exception) -> None:
+    def _deaf(self, now_s: float, error: BrokerError) -> None:
         log.warning("the broker's book cannot be read", error=str(error))
+        # One answer that makes no sense is no reason to leave positions alone.
+        self._senseless += isinstance(error, ProtocolError | Rejected)
+        if self._senseless == PROTOCOL_TRIES:
+            self._waiter.halt("protocol", f"the broker's answer makes no sense: {error}")
         if now_s - self._heard_s > _DEAF_S and not self._told_deaf:
             self._told_deaf = True
             self._alarm("broker_silent", f"the broker's book cannot be read for {_DEAF_S:g} s: {error}")

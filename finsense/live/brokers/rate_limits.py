@@ -14,8 +14,9 @@ _SECOND_NS = 1_000_000_000
 # A second at the broker's clock may begin a little earlier than at ours, so every span is taken this much longer.
 _MARGIN_NS = 20_000_000
 _BUSY_S = 5.0
-# Nobody books further ahead than this; see `wait`.
-_FAR_NS = 120 * _SECOND_NS
+_MEMORY = ":memory:"
+# Nobody books further ahead than this, or than it is ready to wait.
+_FAR_S = 20.0
 
 
 class Limit(NamedTuple):
@@ -45,6 +46,8 @@ class RateLimits:
         limits: endpoint class -> its limits.
         now_ns: the clock, ns since 1970.
         sleep_s: waits.
+        or_alone: where the file cannot be used, as on a full disk, keep the limits for this process alone instead of
+            failing: for who must take orders back whatever happens.
     """
 
     def __init__(
@@ -54,20 +57,22 @@ class RateLimits:
         *,
         now_ns: Callable[[], int] = time.time_ns,
         sleep_s: Callable[[float], None] = time.sleep,
+        or_alone: bool = False,
     ) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
         self._limits = limits
         self._now_ns = now_ns
         self._sleep_s = sleep_s
         # One connection has one transaction at a time.
         self._lock = threading.Lock()
-        self._database = sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
-        self._database.execute("PRAGMA journal_mode = WAL")
-        # A power cut may forget the last bookings: by the time that the machine runs again their second has passed.
-        self._database.execute("PRAGMA synchronous = NORMAL")
-        self._database.execute("CREATE TABLE IF NOT EXISTS bookings (endpoint TEXT NOT NULL, at_ns INTEGER NOT NULL)")
-        self._database.execute("CREATE INDEX IF NOT EXISTS by_time ON bookings (endpoint, at_ns)")
+        self._or_alone = or_alone
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+            self._database = _opened(path)
+        except (OSError, sqlite3.Error):
+            if not or_alone:
+                raise
+            self._database = _opened(_MEMORY)
 
     def close(self) -> None:
         """Release the file."""
@@ -90,6 +95,13 @@ class RateLimits:
             RateLimited: it lies further away than `at_most_s`; nothing was booked.
         """
         with self._lock:
+            try:
+                return self._book(endpoint, at_most_s)
+            except sqlite3.Error:
+                if not self._or_alone:
+                    raise
+            self._database.close()
+            self._database = _opened(_MEMORY)
             return self._book(endpoint, at_most_s)
 
     def _book(self, endpoint: str, at_most_s: float) -> int:
@@ -97,10 +109,10 @@ class RateLimits:
         # One writer at a time: what two processes see free at once is given to one of them.
         self._database.execute("BEGIN IMMEDIATE")
         try:
-            now_ns = self._now_ns()
+            now_ns, far_ns = self._now_ns(), int(max(at_most_s, _FAR_S) * _SECOND_NS)
             # A clock that was set back leaves bookings far ahead; no request waits so long, so they have left already.
             self._database.execute(
-                "UPDATE bookings SET at_ns = ? WHERE endpoint = ? AND at_ns > ?", (now_ns, endpoint, now_ns + _FAR_NS)
+                "UPDATE bookings SET at_ns = ? WHERE endpoint = ? AND at_ns > ?", (now_ns, endpoint, now_ns + far_ns)
             )
             at_ns = max([now_ns, *(self._free_ns(endpoint, limit) for limit in limits)])
             wait_ns = at_ns - now_ns
@@ -128,3 +140,17 @@ class RateLimits:
             (endpoint, limit.requests - 1),
         ).fetchone()
         return 0 if row is None else int(row[0]) + limit.span_s * _SECOND_NS + _MARGIN_NS
+
+
+def _opened(path: Path | str) -> sqlite3.Connection:
+    database = sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
+    try:
+        database.execute("PRAGMA journal_mode = WAL")
+        # A power cut may forget the last bookings: by the time that the machine runs again their second has passed.
+        database.execute("PRAGMA synchronous = NORMAL")
+        database.execute("CREATE TABLE IF NOT EXISTS bookings (endpoint TEXT NOT NULL, at_ns INTEGER NOT NULL)")
+        database.execute("CREATE INDEX IF NOT EXISTS by_time ON bookings (endpoint, at_ns)")
+    except sqlite3.Error:
+        database.close()
+        raise
+    return database
