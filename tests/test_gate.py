@@ -79,6 +79,7 @@ class Stage:
             last_tick=self.ticks.get,
             alarms=self.alarms,
             beat=self.beat,
+            now_s=lambda: self.real_ns[0] / SECOND_NS,
         )
 
     def beat(self) -> None:
@@ -208,6 +209,28 @@ def test_a_night_is_no_gap(tmp_path: Path) -> None:
 
 def test_an_order_for_a_symbol_without_a_bar_does_not_leave(stage: Stage) -> None:
     stopped_by(stage, stage.check(stage.moment(symbols=("TCS",)), BUY), Reason.GAP)
+
+
+def test_a_feed_that_dies_with_the_market_open_is_told_once_per_silence(stage: Stage) -> None:
+    def silence() -> list[str]:
+        stage.real_ns[0] += 61 * SECOND_NS
+        for _ in range(3):
+            stage.gate.look()
+        return [note["kind"] for note in stage.notes]
+
+    stage.check(stage.moment(), {})
+    assert silence() == [], "the next bar is not due yet"
+    stage.clock.time_ns += 2 * STEP_NS
+    assert silence() == ["feed_silent"]
+    stage.check(stage.moment(), {})
+    stage.clock.time_ns += 3 * STEP_NS
+    assert silence() == ["feed_silent", "feed_silent"]
+    stage.check(stage.moment(), {})
+    # After the close, and over the night, nothing is due.
+    stage.bar = (CLOSE_NS - OPEN_NS) // STEP_NS - 1
+    stage.check(stage.moment(), {})
+    stage.clock.time_ns += 3600 * SECOND_NS
+    assert silence() == ["feed_silent", "feed_silent"]
 
 
 def test_contradictory_books_stop_everything(stage: Stage) -> None:

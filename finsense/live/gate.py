@@ -1,6 +1,7 @@
 """The last wall before the broker: stops orders for reasons that training cannot know, and counts every one."""
 
 import sqlite3
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from finsense.live.brokers.errors import HaltTrading, RateLimited
 from finsense.live.brokers.rate_limits import Limit, RateLimits
 from finsense.live.clock import WallClock
 from finsense.live.kill_switch import KillSwitch
+from finsense.market.bars import INTERVAL_NS, ist_text
 from finsense.market.calendar import CalendarError
 from finsense.market.moments import Moment
 from finsense.market.timeline import to_paise
@@ -25,6 +27,8 @@ ENTRIES = "gate"
 _WAY_OUT_S = 20.0
 _SECOND_NS = 1_000_000_000
 _DAY_S = 86_400
+# So long no bar came before it is asked whether one is due, real seconds.
+_SILENT_S = 60.0
 # What the books may be off by where a charge was rounded, paise.
 _ROUNDING_PAISE = 100
 
@@ -105,6 +109,7 @@ class Gate:
         last_tick: symbol -> the last trade that the feed heard of; None where the feed has no ticks.
         alarms: is told of what stops orders.
         beat: is called at every look, for the heartbeat.
+        now_s: a monotonic clock, real seconds.
 
     Attributes:
         refused: reason -> how many orders it stopped.
@@ -124,7 +129,9 @@ class Gate:
         last_tick: Callable[[str], LastTick | None] = lambda symbol: None,
         alarms: Alarms | None = None,
         beat: Callable[[], None] = lambda: None,
+        now_s: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._now_s, self._moved_s, self._told_silent = now_s, now_s(), False
         self._settings, self._interval, self._switch = settings, interval, switch
         self._rates, self._hard_rates, self._clock = rates, hard_rates, clock
         self._derivatives, self._last_tick, self._alarms, self._beat = derivatives, last_tick, alarms, beat
@@ -147,6 +154,7 @@ class Gate:
         self._beat()
         if self._alarms is not None:
             self._alarms.look()
+            self._listen(self._alarms)
         latch = self._switch.latched
         if latch is not None:
             self._switch.take(latch)
@@ -155,6 +163,7 @@ class Gate:
     def check(self, orders: Mapping[str, Order], moment: Moment, books: Books) -> dict[str, str]:
         """Which orders must not leave: symbol -> reason; called for every moment, one without orders too."""
         self._follow(moment)
+        self._moved_s, self._told_silent = self._now_s(), False
         self.checked += len(orders)
         stopped: dict[str, tuple[Reason, str]] = {}
         latch = self._switch.latched
@@ -174,6 +183,19 @@ class Gate:
                 stopped[symbol] = found
         self._tell(stopped)
         return {symbol: f"{reason}: {text}" for symbol, (reason, text) in stopped.items()}
+
+    def _listen(self, alarms: Alarms) -> None:
+        """Raise an alarm, once, where bars are due and none has come for a while."""
+        silent_s = self._now_s() - self._moved_s
+        if self._told_silent or silent_s < _SILENT_S or not self._seen:
+            return
+        symbol, newest = max(self._seen.items(), key=lambda one: one[1].time_ns)
+        # A bar counts as due once it would be too old to trade on.
+        due_ns = self._clock.now_ns() - INTERVAL_NS[self._interval] - int(self._settings.stale_s * _SECOND_NS)
+        if due_ns > newest.time_ns and self._missing(symbol, newest.time_ns, due_ns) > 0:
+            self._told_silent = True
+            told = f"no bar has come since that of {ist_text(newest.time_ns)}, for {silent_s:.0f} s of ours"
+            alarms.raise_("feed_silent", told)
 
     def _follow(self, moment: Moment) -> None:
         """Count what is missing between the bars of each symbol."""
