@@ -106,7 +106,7 @@ def test_an_answer_belongs_to_its_pull(switch: KillSwitch) -> None:
 def test_a_disk_that_takes_no_byte_still_latches(tmp_path: Path) -> None:
     """Files may not grow (as on a full disk) in a process of its own; the name alone is enough."""
     code = """
-import resource, signal, sys
+import os, resource, signal, sys
 from pathlib import Path
 from finsense.live.kill_switch import KillSwitch
 switch = KillSwitch(Path(sys.argv[1]))
@@ -115,6 +115,9 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
 switch.pull("full disk", "test", flatten=True)
 latch = switch.latched
 sys.stderr.write(f"{latch.reason} {latch.flatten}")
+sys.stderr.flush()
+# Not through the interpreter's end, which would stumble over what it could not write to the log.
+os._exit(0)
 """
     with (tmp_path / "log").open("w") as log:
         # The log is on the full disk too.

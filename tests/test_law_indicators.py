@@ -26,6 +26,13 @@ from finsense.state.registry import INDICATORS
 
 BARS = 240
 RNG = np.random.default_rng(20)
+_START = RNG.bit_generator.state
+
+
+@pytest.fixture(autouse=True)
+def _same_numbers() -> None:
+    """Each test draws the same numbers, whichever ran before it on its worker."""
+    RNG.bit_generator.state = _START
 
 
 def with_ranges(closes: Any, volume: Any = 1000.0) -> Floats:

@@ -29,6 +29,7 @@ SPEED = 120.0
 _RARE: dict[Fault, float] = {fault: rate / 3 for fault, rate in RATES.items()}
 
 
+@pytest.mark.slow
 def test_a_muhurat_evening(tmp_path: Path) -> None:
     """Its second half: a lost answer, a partial fill, a late rejection, a dropped stream, a dead token, a restart."""
     terms = setting(exits=STOPS, entry_cutoff_minutes=6, square_off_minutes=4)

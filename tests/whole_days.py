@@ -358,7 +358,9 @@ def _check_alarms(
     booked = {tag: order for order in rehearsal.exchange.orders for tag in [order.request.tag]}
     legs = {event.tag: event.body["leg"] for event in events if event.what == "intent"}
     gone = {event.tag for event in events if event.what == "lost"} - set(booked)
-    refusals = sum(event.what == "refused" for event in events)
+    # At the door, or later in the book.
+    rejected = sum(event.what == "seen" and event.body["status"] == "REJECTED" for event in events)
+    refusals = sum(event.what == "refused" for event in events) + rejected
     squared = [order for order in rehearsal.exchange.orders if order.placed_by == RISK_SYSTEM]
     stops_refused = [order for tag, order in booked.items() if legs.get(tag) == STOP and order.status == "REJECTED"]
     exact = {
