@@ -44,10 +44,9 @@ def _muhurat(folder: Path, kills: int, seed: int) -> Life:
 
 def test_fifty_kills_lose_nothing_and_double_nothing(tmp_path: Path) -> None:
     life = _muhurat(tmp_path, 50, seed=1)
-    # How much happens between two deaths depends on the machine; what must be true is checked day by day.
-    assert life.kills >= 20, as_json(life)
-    assert life.orders >= 3, as_json(life)
-    assert len(life.struck) >= 2, as_json(life)
+    assert life.kills >= 25, as_json(life)
+    assert life.orders > 10, as_json(life)
+    assert len(life.struck) > 4, as_json(life)
 
 
 @pytest.mark.slow
